@@ -1,0 +1,112 @@
+"""Data sets: what the nodes learn from, read from standard formats.
+
+A data plug is one file with a `load(folder)` that returns a `Dataset` of numpy arrays: raw (images uint8), checked by
+checksum where the published one is known. Normalising, augmenting and splitting happen later and are part of the
+experiment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from gossamer.errors import ExperimentError
+from gossamer.plugs import Plug
+
+
+@dataclass(frozen=True)
+class Split:
+    """Items in order: `inputs` [M, ...], `labels` [M] int64 (or [M, L] for sequences), `groups` [M] int64 or None."""
+
+    inputs: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any]
+    groups: np.ndarray[Any, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train and test items with what is needed to learn from them.
+
+    `classes` names the labels 0..C-1. `group_names` names the natural groups (hospital, speaker, writer) that
+    `Split.groups` indexes. `mean` and `std` are the published constants of 'fixed' normalisation, one number for each
+    channel (images [M, channels, height, width]) or feature, on the scale of inputs/255 for uint8 inputs. Inputs of an
+    integer type other than uint8 are token ids and are never normalised.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    group_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    licence: str = ""
+    feature_names: tuple[str, ...] = ()
+    numeric: tuple[bool, ...] = field(default=(), repr=False)
+    """For tables: which features are numbers (to be standardised) rather than 0/1 indicators; empty means all."""
+
+    def __post_init__(self) -> None:
+        for split_name, split in (("train", self.train), ("test", self.test)):
+            if len(split.inputs) != len(split.labels):
+                raise ExperimentError(
+                    f"data '{self.name}': {split_name} has {len(split.inputs)} inputs but {len(split.labels)} labels"
+                )
+            if len(split) == 0:
+                raise ExperimentError(f"data '{self.name}': {split_name} is empty")
+            if split.labels.min() < 0 or split.labels.max() >= len(self.classes):
+                raise ExperimentError(
+                    f"data '{self.name}': {split_name} labels must lie in 0..{len(self.classes) - 1}, "
+                    f"found {split.labels.min()}..{split.labels.max()}"
+                )
+            if split.inputs.dtype.kind == "f" and not np.isfinite(split.inputs).all():
+                raise ExperimentError(f"data '{self.name}': {split_name} inputs contain NaN or infinity")
+
+    @classmethod
+    def of(
+        cls,
+        inputs: np.ndarray[Any, Any],
+        labels: np.ndarray[Any, Any],
+        test_inputs: np.ndarray[Any, Any],
+        test_labels: np.ndarray[Any, Any],
+        *,
+        name: str = "own",
+        classes: tuple[str, ...] | None = None,
+        groups: np.ndarray[Any, Any] | None = None,
+    ) -> Dataset:
+        """Your own arrays (numpy, or anything `numpy.asarray` takes, torch tensors too) as a data set."""
+        train = Split(np.asarray(inputs), np.asarray(labels, dtype=np.int64), _as_groups(groups))
+        test = Split(np.asarray(test_inputs), np.asarray(test_labels, dtype=np.int64))
+        if classes is None:
+            classes = tuple(str(c) for c in range(int(max(train.labels.max(), test.labels.max())) + 1))
+        names = () if train.groups is None else tuple(str(g) for g in range(int(train.groups.max()) + 1))
+        return cls(name, train, test, classes, names)
+
+
+def _as_groups(groups: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any] | None:
+    return None if groups is None else np.asarray(groups, dtype=np.int64)
+
+
+class Data(Plug):
+    """Base of the data sets: `load` reads them. One file each in this folder."""
+
+    def load(self, folder: Path | None) -> Dataset:
+        """Read the data set; `folder` is the data folder of the experiment or of GOSSAMER_DATA, or None.
+
+        Raises DataError where a file is missing or damaged, with the place to get it.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def adopt(cls, value: object) -> Plug | None:
+        from gossamer.data.object import ObjectData
+
+        return ObjectData(value=value) if isinstance(value, Dataset) else None
+
+
+Normalise = Literal["none", "fixed", "shared", "per_node"]

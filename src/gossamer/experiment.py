@@ -1,0 +1,260 @@
+"""The typed model of an experiment: what is learned, from what, by whom, how. TOML = Python.
+
+An `Experiment` is frozen and validated; unknown keys fail with the nearest valid key. Choices are tables with a `kind`
+(`partition = { kind = "dirichlet", alpha = 0.1 }`), whose fields are those of the plug of that name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gossamer.aggregators import Aggregator
+from gossamer.aggregators.mean import Mean
+from gossamer.data import Data, Normalise
+from gossamer.data.digits import Digits
+from gossamer.errors import ExperimentError
+from gossamer.learners import Learner
+from gossamer.learners.sgd import SGD
+from gossamer.methods import Method
+from gossamer.methods.fedavg import FedAvg
+from gossamer.models import Model
+from gossamer.models.mlp import MLP
+from gossamer.parametrisations import Parametrisation
+from gossamer.parametrisations.identity import Identity
+from gossamer.partitions import Partition
+from gossamer.partitions.dirichlet import Dirichlet
+from gossamer.plugs import Choice, Plug
+from gossamer.schedules import Schedule
+from gossamer.schedules.every import Every
+from gossamer.topologies import Topology
+from gossamer.topologies.server import Server
+from gossamer.transforms import Transform
+
+
+class Section(BaseModel):
+    """Base of the plain tables of an experiment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Preprocess(Section):
+    """What is done to inputs before training; part of the experiment and of its record."""
+
+    normalise: Normalise = Field(
+        default="shared",
+        description="whose mean and standard deviation: none, fixed (published constants), shared (all nodes' training "
+        "items pooled), per_node (each node its own; a merged model uses the pooled ones)",
+    )
+    crop: int = Field(default=0, ge=0, description="random crop after padding by this many pixels (training only)")
+    flip: bool = Field(default=False, description="random horizontal flip (training only)")
+
+
+class Init(Section):
+    """Where the rows start."""
+
+    kind: Literal["default", "kaiming", "xavier", "zeros"] = Field(
+        default="default", description="default = each torch module's own; the others set weights of 2+ dimensions"
+    )
+    shared: bool = Field(default=True, description="all nodes start from one row (else each draws its own)")
+
+
+class Evaluate(Section):
+    """When, at whom and on how much the models are measured."""
+
+    every: int = Field(default=1, ge=0, description="rounds between evaluations; the last is always one; 0: only it")
+    nodes: int | Literal["all"] = Field(default="all", description="how many nodes are evaluated (drawn once)")
+    items: int | Literal["all"] = Field(default="all", description="how many test items are used (drawn once)")
+
+    @field_validator("nodes", "items")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must be 0 or more, or 'all'")
+        return value
+
+
+class Checkpoint(Section):
+    """When the complete state is written."""
+
+    every: int = Field(default=1, ge=0, description="rounds between checkpoints at the most often; 0: none")
+    max_share: float = Field(default=0.05, gt=0, le=1, description="checkpoints take at most this share of the time")
+
+
+class Experiment(Section):
+    """One experiment. Everything has a default: `Experiment()` is FedAvg on handwritten digits."""
+
+    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    nodes: int | None = Field(default=20, ge=1, description="number of nodes; omit it with natural groups to take all")
+    rounds: int = Field(default=20, ge=1)
+    dtype: Literal["float32", "float64"] = "float32"
+    data_folder: str = Field(default="", description="where data sets lie; default: the setting GOSSAMER_DATA")
+    data: Annotated[Data, Choice()] = Digits()
+    preprocess: Preprocess = Preprocess()
+    partition: Annotated[Partition, Choice()] = Dirichlet()
+    validation: float = Field(
+        default=0.1, ge=0, lt=1, description="fraction of each node's items kept for its own validation"
+    )
+    model: Annotated[Model, Choice()] = MLP()
+    init: Init = Init()
+    parametrisation: Annotated[Parametrisation, Choice()] = Identity()
+    learner: Annotated[Learner, Choice()] = SGD()
+    method: Annotated[Method, Choice()] = FedAvg()
+    topology: Annotated[Topology, Choice()] = Server()
+    schedule: Annotated[Schedule, Choice()] = Every()
+    aggregator: Annotated[Aggregator, Choice()] = Mean()
+    transforms: tuple[Annotated[Transform, Choice()], ...] = ()
+    evaluate: Evaluate = Evaluate()
+    checkpoint: Checkpoint = Checkpoint()
+    backend: Literal["auto", "eager", "parallel", "vmap"] = Field(
+        default="auto", description="where local work runs; auto measures and picks eager or parallel"
+    )
+    workers: int | None = Field(default=None, ge=1, description="processes of the parallel back end; default: all cores")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ExperimentError(explain(error)) from None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Experiment:
+        method, topology = self.method, self.topology
+        if method.world == "server" and not topology.has_server:
+            raise ExperimentError(
+                f"method.kind = '{method.kind}' needs a server, but topology.kind = '{topology.kind}' has none; "
+                "use topology = 'server', or a method for graphs such as 'dsgd'"
+            )
+        if method.world == "graph" and topology.has_server:
+            raise ExperimentError(
+                f"method.kind = '{method.kind}' works between neighbours: "
+                "choose a graph, e.g. topology = { kind = 'ring' }"
+            )
+        method.check(self)
+        return self
+
+    # ---- files -------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The experiment as plain tables, without what equals a default; `from_dict` gives an equal experiment."""
+        return self.model_dump(mode="json", exclude_unset=False, exclude_none=True)
+
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> Experiment:
+        """An experiment from plain tables. Raises ExperimentError that names field, value and what is allowed."""
+        if "nodes" not in table and _wants_all_groups(table):
+            table = {**table, "nodes": None}
+        return cls(**table)
+
+    def to_toml(self) -> str:
+        """The experiment as TOML; `from_toml` gives an equal experiment."""
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def from_toml(cls, text: str) -> Experiment:
+        """An experiment from TOML text. Raises ExperimentError."""
+        return cls.from_dict(parse_toml(text))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Experiment:
+        """An experiment from a TOML file with a single arm. Raises ExperimentError."""
+        return cls.from_toml(read_text(path))
+
+    def replace(self, **changes: Any) -> Experiment:
+        """A copy with some fields changed, validated again."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**values, **changes})
+
+    def digest(self) -> str:
+        """A hash of all that determines the result (not of the name, where or how fast it runs)."""
+        table = self.to_dict()
+        for key in ("name", "backend", "workers", "checkpoint", "data_folder"):
+            table.pop(key, None)
+        return hashlib.blake2b(json.dumps(table, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _wants_all_groups(table: dict[str, Any]) -> bool:
+    partition = table.get("partition")
+    kind = partition.get("kind") if isinstance(partition, dict) else partition
+    return kind == "natural"
+
+
+def read_text(path: str | Path) -> str:
+    """The text of an experiment file. Raises ExperimentError where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExperimentError(f"cannot read the experiment file '{path}': {reason}") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """TOML text as tables. Raises ExperimentError with the line where it is malformed."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"the file is not valid TOML: {error}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line for each problem: the field, the value, what is allowed, the nearest valid key."""
+    return "; ".join(_explain_one(dict(problem)) for problem in error.errors(include_url=False))
+
+
+def _explain_one(problem: dict[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    model = _model_at(location[:-1]) if problem["type"] == "extra_forbidden" else None
+    kinds = {part for part in location if not part.isdigit()} & _kinds()
+    field = ".".join(part for i, part in enumerate(location) if not (i > 0 and part in kinds and i < len(location)))
+    if problem["type"] == "extra_forbidden":
+        known = list(model.model_fields) if model else []
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        return f"unknown key '{field}'; {hint}valid keys: {', '.join(known)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:] if message else message
+    value = problem.get("input")
+    shown = "" if isinstance(value, (dict, BaseModel)) or problem["type"] == "missing" else f" = {_short(value)}"
+    return f"{field}{shown}: {message}" if field else message
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _kinds() -> set[str]:
+    from gossamer.plugs import discover, families
+
+    return {kind for base in families().values() for kind in discover(base)}
+
+
+def _model_at(location: list[str]) -> type[BaseModel] | None:
+    """The pydantic model that a location of an error points into."""
+    from gossamer.plugs import discover, families
+
+    model: type[BaseModel] = Experiment
+    for part in location:
+        if part.isdigit():
+            continue
+        field = model.model_fields.get(part)
+        if field is not None:
+            annotation: Any = field.annotation
+            if getattr(annotation, "__origin__", None) is tuple:
+                annotation = annotation.__args__[0].__origin__
+            model = annotation
+        elif isinstance(model, type) and issubclass(model, Plug):
+            base = next((b for b in families().values() if issubclass(b, model) or issubclass(model, b)), None)
+            found = discover(base).get(part) if base else None
+            if found is None:
+                return None
+            model = found
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None

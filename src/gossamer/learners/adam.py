@@ -1,0 +1,39 @@
+"""Adam."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from gossamer.learners import Learner
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Adam(Learner):
+    """Adam with bias correction; weight decay, if any, is added to the gradient (L2)."""
+
+    source: ClassVar[str] = "Kingma and Ba 2015, Algorithm 1"
+    slots: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment", "count")
+
+    kind: Literal["adam"] = "adam"
+    lr: float = Field(default=0.001, gt=0, description="learning rate of round 0")
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+
+    def update(self, row: Tensor, grad: Tensor, slots: dict[str, Tensor], lr: float) -> None:
+        self._decay(row, grad, lr)
+        slots["count"].add_(1)
+        slots["first_moment"].lerp_(grad, 1 - self.beta1)
+        slots["second_moment"].mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        correction1 = 1 - self.beta1 ** slots["count"]
+        correction2 = 1 - self.beta2 ** slots["count"]
+        step = slots["first_moment"] / correction1
+        row.sub_(lr * step / ((slots["second_moment"] / correction2).sqrt() + self.eps))
+
+    def _decay(self, row: Tensor, grad: Tensor, lr: float) -> None:
+        if self.weight_decay:
+            grad.add_(row, alpha=self.weight_decay)

@@ -1,0 +1,166 @@
+"""Methods: what a node does, what it sends, and what the receiver makes of it, in one file.
+
+The halves are pure functions over tensors. The training itself lies between `prepare` and `finish` and is handed to
+the back end, so that it can run many nodes' tasks in parallel or as one batch:
+
+    server, each round:   down = publish(state)
+                          at each participant:  task = prepare(own, down) ; result = train(task) ; outbox, own = finish(...)
+                          state = merge(state, inbox)
+    graph, each round:    the same, with every node its own receiver: `state` is the node's, `down` comes from itself.
+
+Shapes: D columns of a row, T of them trainable (first), see `gossamer.layout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from gossamer.plugs import Plug
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gossamer.layout import Layout
+    from gossamer.learners import Learner
+
+    State = dict[str, Tensor]
+    """Named tensors; of the server, of a node, or a message."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method knows before the first round."""
+
+    nodes: int
+    rounds: int
+    layout: Layout
+    learner: Learner
+    samples: tuple[int, ...]
+    """Training items of each node."""
+
+
+@dataclass(frozen=True)
+class View:
+    """All a method may know at one node (or at the server, node = -1) in one round."""
+
+    node: int
+    round: int
+    context: Context
+    samples: int
+    """Training items of this node; at the server, of the participants together."""
+    participants: int
+    """Nodes that take part in this round."""
+
+    @property
+    def layout(self) -> Layout:
+        return self.context.layout
+
+    @property
+    def learner(self) -> Learner:
+        return self.context.learner
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is added to the gradient of the loss, after clipping, on the trainable columns [T].
+
+    gradient = clip(grad loss) + proximal * (row - anchor) + drift
+    """
+
+    proximal: float = 0.0
+    anchor: Tensor | None = None
+    drift: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One node's local work: where to start, what to add to the gradient, the optimiser state to go on from.
+
+    `row` [D] is only read. `steps` None means what the learner says. `slots` None means fresh optimiser state.
+    """
+
+    row: Tensor
+    terms: Terms = Terms()
+    slots: Mapping[str, Tensor] | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What local work gave. `row` [D] and `slots` are valid until the next task runs: copy what must last."""
+
+    row: Tensor
+    slots: Mapping[str, Tensor]
+    steps: int
+    lr: float
+    """Learning rate of the round, the same for all its steps."""
+    loss: float
+    """Mean training loss over the items seen (NaN without steps)."""
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """What a node sends: one message for all its receivers, what differs per receiver, and its weight in a server mean."""
+
+    common: State
+    weight: float = 1.0
+    to: Mapping[int, State] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """What a receiver heard, aggregated field by field by the experiment's aggregator.
+
+    `fields[name]` is the aggregate of that field of the messages (at a server: of all participants; on a graph: of the
+    neighbours and the receiver itself, by the mixing weights). `count` is the number of messages, `weight` their total
+    weight (without the receiver's own).
+    """
+
+    fields: State
+    count: int
+    weight: float
+
+
+class Method(Plug):
+    """Base of the methods. Override `prepare`, `finish` and `merge`; the rest has sensible defaults."""
+
+    world: ClassVar[Literal["server", "graph", "alone"]] = "server"
+    """Who hears whom: a server, neighbours on a graph, or nobody."""
+    pools_data: ClassVar[bool] = False
+    """Whether all data is brought to one place first (the centralised reference)."""
+    personal: ClassVar[bool] = False
+    """Whether each node ends with a model of its own although there is a server."""
+
+    def init(self, context: Context, row_D: Tensor) -> tuple[State, State]:
+        """(receiver state, node state) at the start, from the initial row.
+
+        At a server the receiver state is the server's; on a graph or alone it is each node's. The node state is what a
+        node keeps for itself; the engine holds it as one array for each name, with the node first.
+        """
+        return {"row": row_D.clone()}, {}
+
+    def publish(self, state: State, view: View) -> State:
+        """The message to the nodes: what the receiver's state says to those who train."""
+        return {"row": state["row"]}
+
+    def prepare(self, own: State, down: State, view: View) -> Task:
+        """At one node: the local work to do."""
+        return Task(down["row"])
+
+    def finish(self, task: Task, result: Result, own: State, view: View) -> tuple[Outbox, State]:
+        """At one node: what to send, and what to keep (only the entries of the node state that change)."""
+        raise NotImplementedError
+
+    def merge(self, state: State, inbox: Inbox, view: View) -> State:
+        """At one receiver: its new state from what it heard (only the entries that change)."""
+        raise NotImplementedError
+
+    def model(self, own: State, down: State, view: View) -> Task:
+        """At one node: the task whose resulting row is the node's model when it is evaluated (no steps: the row as is)."""
+        return Task(down["row"], steps=0)
+
+    def check(self, settings: Any) -> None:
+        """Raise ExperimentError where the method cannot work with the rest of the experiment (`Experiment`)."""

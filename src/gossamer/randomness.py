@@ -1,0 +1,55 @@
+"""Dice: a counter-based generator keyed by what the draw is for, never by when it happens.
+
+Every draw of a run comes from `generator(seed, purpose, node, round, step)`. Philox (Salmon et al., 2011) maps a key
+and a counter to random words, so streams with different keys or counters never overlap, cost nothing to create, and
+do not depend on the order of execution, the number of workers or a restart.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ANY = -1
+"""Stands for 'not a matter of': a draw shared by all nodes has node = ANY."""
+
+
+@functools.cache
+def _purpose_word(purpose: str) -> int:
+    return int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little")
+
+
+def generator(seed: int, purpose: str, node: int = ANY, round: int = ANY, step: int = ANY) -> np.random.Generator:
+    """The stream for one purpose at one node, round and step (each possibly ANY).
+
+    The Philox key is (seed, hash of purpose); the three high counter words are (step, round, node), the low one
+    counts the draws, so two different streams are disjoint for 2**64 draws.
+    """
+    counter = np.array([0, step + 1, round + 1, node + 1], dtype=np.uint64)
+    key = np.array([seed % 2**64, _purpose_word(purpose)], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def torch_seed(seed: int, purpose: str, node: int = ANY, round: int = ANY, step: int = ANY) -> int:
+    """A seed for torch's own generator (dropout, module initialisation). torch's CPU generator uses its low 32 bits."""
+    return int(generator(seed, purpose, node, round, step).integers(2**63))
+
+
+@contextmanager
+def torch_seeded(seed: int, purpose: str, node: int = ANY, round: int = ANY) -> Iterator[None]:
+    """Within the block torch's global CPU generator is set from the key; afterwards it is as it was before."""
+    import torch
+
+    before = torch.get_rng_state()
+    torch.manual_seed(torch_seed(seed, purpose, node, round))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)

@@ -1,0 +1,24 @@
+"""Transforms: symmetric steps on messages, forward at the sender and reversed at the receiver."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from gossamer.plugs import Plug
+
+if TYPE_CHECKING:
+    from gossamer.wire import Message
+
+
+class Transform(Plug):
+    """Base of the transforms: `forward` before sending, `reverse` after receiving (in the opposite order of the chain)."""
+
+    lossless: ClassVar[bool] = False
+
+    def forward(self, message: Message) -> Message:
+        """The message as it goes on the wire."""
+        raise NotImplementedError
+
+    def reverse(self, message: Message) -> Message:
+        """The message as the receiver uses it."""
+        raise NotImplementedError
