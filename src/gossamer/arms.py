@@ -1,0 +1,225 @@
+"""Arms and grids: one experiment file, several experiments that differ in a few keys.
+
+    name = "first"                      # the base: any experiment
+    rounds = 20
+
+    [arms.fedavg]                       # differences from the base; an arm may be empty
+    [arms.ring]
+    method = "dsgd"
+    topology = "ring"
+
+    [sweep]                             # a grid over any keys, for `gossamer sweep`
+    "learner.lr" = [0.1, 0.01]
+
+A difference is merged key by key; a table of another `kind` replaces what was there, since its fields are others.
+Importing this module loads no plug.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from gossamer.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from gossamer.experiment import Experiment
+
+Table = dict[str, Any]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def load_arms(path: str | Path, settings: Sequence[str] = ()) -> dict[str, Experiment]:
+    """The experiments of a file by the name of their arm; a file without arms has one, named after the experiment.
+
+    `settings` ("learner.lr=0.05") are applied last, to every arm. An experiment's name is that of the base, a hyphen
+    and that of the arm. Raises ExperimentError, which names the arm where an arm is at fault.
+    """
+    base, arms, _ = read_file(path)
+    base = with_kinds(base)
+    base_name = functools.reduce(apply, settings, base).get("name", "experiment")
+    experiments = {}
+    for arm, differences in (arms or {"": {}}).items():
+        table = functools.reduce(apply, settings, merge(base, differences, arm))
+        if arm:
+            table["name"] = f"{base_name}-{arm}"
+        experiment = _experiment(table, arm)
+        experiments[arm or experiment.name] = experiment
+    return experiments
+
+
+def load_sweep(path: str | Path, settings: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """The grid of a file: the values to try for each dotted key; empty where the file has no `[sweep]`.
+
+    Raises ExperimentError where one of the `settings` would be overridden by the grid.
+    """
+    grid = read_file(path)[2]
+    for setting in settings:
+        if (key := setting.partition("=")[0].strip()) in grid:
+            raise ExperimentError(f"--set {setting}: the file sweeps over '{key}'; remove one of the two")
+    return grid
+
+
+def read_file(path: str | Path) -> tuple[Table, dict[str, Table], dict[str, list[Any]]]:
+    """(base, arms, grid) of an experiment file as plain tables, none of them checked against the experiment yet.
+
+    Raises ExperimentError where the file cannot be read or the shape of `arms` or `sweep` is wrong.
+    """
+    from gossamer.experiment import parse_toml, read_text
+
+    base = parse_toml(read_text(path))
+    arms = base.pop("arms", {})
+    sweep = base.pop("sweep", {})
+    if not isinstance(arms, dict):
+        raise ExperimentError("arms: write one table for each arm, e.g. [arms.ring]")
+    for arm, differences in arms.items():
+        if not NAME.fullmatch(arm):
+            raise ExperimentError(f"arms.'{arm}': a name holds letters, digits, '.', '_' and '-' only")
+        if not isinstance(differences, dict):
+            raise ExperimentError(f"arms.{arm}: write a table of differences, e.g. [arms.{arm}]")
+    if not isinstance(sweep, dict):
+        raise ExperimentError('sweep: write a table of lists, e.g. [sweep] with "learner.lr" = [0.1, 0.01]')
+    grid = flattened(sweep)
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise ExperimentError(f'sweep."{key}" = {values!r}: give a list with at least one value')
+    return base, arms, grid
+
+
+def expand(
+    arms: Mapping[str, Experiment], sweep: Mapping[str, list[Any]], seeds: Sequence[int] = ()
+) -> dict[str, list[Experiment]]:
+    """Every arm at every point of the grid, each with every seed: {label: experiments that differ in the seed only}.
+
+    A grid over `seed` counts as the seeds unless `seeds` are given; without either, each arm keeps its own seed.
+    Raises ExperimentError that names the point where the experiment is not valid.
+    """
+    axes = {key: values for key, values in sweep.items() if key != "seed"}
+    seeds = list(seeds) or list(sweep.get("seed", []))
+    expanded: dict[str, list[Experiment]] = {}
+    for arm, experiment in arms.items():
+        for point in itertools.product(*axes.values()):
+            label, table = arm, experiment.to_dict()
+            for key, value in zip(axes, point, strict=True):
+                table = merge(table, _nested(key, value), label)
+                label += "-" + _short_key(key, value, axes) + _short_value(value)
+            table["name"] = experiment.name + label[len(arm) :]
+            if label in expanded:
+                raise ExperimentError(f"sweep: two points of the grid have the name '{label}'; remove the double value")
+            expanded[label] = [_experiment({**table, "seed": seed}, label) for seed in seeds or [experiment.seed]]
+    return expanded
+
+
+def apply(table: Table, setting: str) -> Table:
+    """A copy of the table with one setting "key=value" applied; the key may be dotted.
+
+    The value is read as TOML (0.05, true, [1, 2], { kind = "ring" }); a bare word is a string. Raises ExperimentError.
+    """
+    key, equals, text = setting.partition("=")
+    key, text = key.strip(), text.strip()
+    if not equals or not key or not all(key.split(".")):
+        raise ExperimentError(f"--set {setting}: write key=value, e.g. --set learner.lr=0.05")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if not text or text[0] in "[{\"'":
+            raise ExperimentError(f"--set {setting}: the value is not valid TOML") from None
+        value = text
+    return merge(table, _nested(key, value))
+
+
+def merge(base: Table, differences: Table, arm: str = "") -> Table:
+    """`base` with `differences` put over it, table by table; neither is changed.
+
+    Keys may be dotted. A table of another `kind` replaces; one without a kind keeps the kind that was there (also where
+    that was written as a bare string, or is the experiment's default).
+    """
+    merged = copy.deepcopy(base)
+    for key, value in _undotted(differences).items():
+        before = merged.get(key)
+        if isinstance(before, str) and isinstance(value, dict):
+            before = {"kind": before}
+        if isinstance(before, list) and isinstance(value, dict):
+            place = f"arm '{arm}': " if arm else ""
+            raise ExperimentError(f"{place}'{key}' is a list: give the whole list")
+        if isinstance(before, dict) and isinstance(value, dict) and value.get("kind") in (None, before.get("kind")):
+            merged[key] = merge(before, value, arm)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def with_kinds(table: Table) -> Table:
+    """The table with the experiment's default `kind` filled in where a choice is given by its fields alone."""
+    from gossamer.experiment import Experiment
+
+    filled = dict(table)
+    for key, value in table.items():
+        field = Experiment.model_fields.get(key)
+        default = getattr(field.default, "kind", None) if field else None
+        if default and isinstance(value, dict) and not value.keys() & {"kind", "file"}:
+            filled[key] = {"kind": default, **value}
+    return filled
+
+
+def _experiment(table: Table, arm: str) -> Experiment:
+    from gossamer.experiment import Experiment
+
+    try:
+        return Experiment.from_dict(with_kinds(table))
+    except ExperimentError as error:
+        raise ExperimentError(f"arm '{arm}': {error}" if arm else str(error)) from None
+
+
+def _nested(key: str, value: Any) -> Table:
+    """'a.b' and a value as {'a': {'b': value}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _undotted(table: Table) -> Table:
+    """The table with its dotted keys as nested tables."""
+    if not any("." in key for key in table):
+        return table
+    nested: Table = {}
+    for key, value in table.items():
+        nested = merge(nested, _nested(key, value))
+    return nested
+
+
+def flattened(table: Table, prefix: str = "") -> Table:
+    """Nested tables as dotted keys."""
+    flat: Table = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _short_key(key: str, value: Any, keys: Mapping[str, object]) -> str:
+    """The last part of a dotted key where that says which key is meant; nothing where the value is a word."""
+    if isinstance(value, (str, dict)):
+        return ""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
+
+
+def _short_value(value: Any) -> str:
+    """A value as part of a name: letters, digits, '.', '_' and '-'."""
+    if isinstance(value, dict):
+        parts = [str(value.get("kind", "")), *(f"{k}{_short_value(v)}" for k, v in value.items() if k != "kind")]
+        return "_".join(part for part in parts if part)
+    if isinstance(value, list):
+        return "_".join(_short_value(part) for part in value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_")

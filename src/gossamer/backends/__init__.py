@@ -1,0 +1,46 @@
+"""Back ends: where the nodes' local work and evaluations run.
+
+All give the same result for the same experiment: eager and parallel bitwise, vmap to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from gossamer.federation import Outcome
+    from gossamer.topologies import Array
+    from gossamer.training import Counts
+    from gossamer.wire import Message
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation: of a node's own model (node >= 0), or of the merged row on test items start..stop (node = -1)."""
+
+    node: int
+    round: int
+    test: bool = True
+    start: int = 0
+    stop: int = 0
+
+
+class Backend(Protocol):
+    """Runs local work and evaluations, in whatever order, and hands back what they gave in the order asked."""
+
+    name: str
+    workers: int
+
+    def train(self, round: int, participants: Array) -> Iterator[tuple[Outcome, Message]]:
+        """Outcome and message of each participant, in order. Messages are valid until the next one is asked for.
+
+        Where the federation keeps messages (`federation.sent`), they are written there as well.
+        """
+
+    def evaluate(self, jobs: list[Job]) -> Iterator[tuple[Counts, Counts]]:
+        """(validation, test) counts of each job, in order."""
+
+    def close(self) -> None:
+        """Release processes."""

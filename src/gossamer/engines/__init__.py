@@ -1,0 +1,1 @@
+"""Engines: how messages get from those who send to those who receive."""

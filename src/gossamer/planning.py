@@ -1,0 +1,242 @@
+"""What a run will be, before it runs: nodes, graph, messages, bytes, memory.
+
+The model is built on torch's meta device where it can be, so that a plan costs no weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gossamer import wire
+from gossamer.errors import ExperimentError
+from gossamer.experiment import Experiment
+from gossamer.memory import proportional_set_size
+from gossamer.methods import Context
+from gossamer.mixing import describe, edges_of
+from gossamer.randomness import generator
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from gossamer.layout import Layout
+    from gossamer.mixing import GraphFacts
+    from gossamer.preprocessing import Shards
+
+WORKER_BYTES = 30 * 2**20
+"""Private memory of a forked worker beyond its model and activations: its heap, and the pages it touches (measured)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen. Bytes are exact for every codec of fixed length; memory is the expected peak PSS in bytes."""
+
+    experiment: Experiment
+    nodes: int
+    parameters: int
+    trainable: int
+    rounds: int
+    participants: int
+    samples: tuple[int, ...]
+    message_bytes: dict[str, int]
+    bytes_per_round: float
+    bytes_total: int
+    setup_bytes: int
+    memory_bytes: dict[str, int]
+    graph: GraphFacts | None
+    backend: str
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("experiment", "graph")}
+        graph = None if self.graph is None else dataclasses.asdict(self.graph)
+        return {**values, "experiment": self.experiment.to_dict(), "graph": graph}
+
+
+def plan(experiment: Experiment) -> Plan:
+    """The plan of an experiment. Loads the data, builds no weights. Raises ExperimentError for what cannot run."""
+    import pyarrow.parquet
+    import safetensors.torch
+    import scipy.sparse
+    import torch  # noqa: F401 - loaded before memory is measured, as the run will
+
+    from gossamer.federation import deal, first_messages, load_dataset
+    from gossamer.population import as_dtype
+
+    base = proportional_set_size()
+    shards = deal(experiment, load_dataset(experiment))
+    gc.collect()
+    module, layout = _on_meta(experiment, shards)
+    nodes = len(shards.train)
+    context = Context(nodes, experiment.rounds, layout, experiment.learner, shards.sizes)
+    row_D = torch.empty(layout.size, dtype=as_dtype(experiment.dtype), device="meta")
+    plain, message, down = first_messages(experiment, context, row_D)
+    up_bytes, down_bytes = wire.size(message), wire.size(down)
+    frozen = frozen_bytes(module, layout) * nodes
+    per_round = _bytes_of_rounds(experiment, nodes, up_bytes, down_bytes)
+    graph = describe(experiment.topology, nodes, experiment.seed) if experiment.method.world == "graph" else None
+    processes = _processes(experiment)
+    cohort = experiment.schedule.participants(nodes, 0, generator(experiment.seed, "participants", round=0))
+    return Plan(
+        experiment=experiment,
+        nodes=nodes,
+        parameters=layout.size,
+        trainable=layout.trainable,
+        rounds=experiment.rounds,
+        participants=len(cohort),
+        samples=tuple(shards.sizes),
+        message_bytes={"up": up_bytes, "down": down_bytes},
+        bytes_per_round=sum(per_round) / len(per_round),
+        bytes_total=sum(per_round) + frozen,
+        setup_bytes=frozen,
+        memory_bytes=_memory(experiment, shards, module, context, row_D, plain, base, processes),
+        graph=graph,
+        backend=experiment.backend,
+        warnings=tuple(_warnings(experiment, shards, graph)),
+    )
+
+
+def frozen_bytes(module: nn.Module, layout: Layout) -> int:
+    """Bytes of the message that hands the frozen part to one node, before the first round."""
+    parameters = dict(module.named_parameters())
+    return wire.size({name: parameters[name].data for name in layout.frozen})
+
+
+def _on_meta(experiment: Experiment, shards: Shards) -> tuple[nn.Module, Layout]:
+    """The module without weights, and its layout; checks that it takes the inputs and fits the labels."""
+    import torch
+
+    from gossamer.federation import initial_module
+    from gossamer.population import as_dtype
+    from gossamer.training import check_logits
+
+    shape, classes = tuple(int(n) for n in shards.inputs.shape[1:]), len(shards.classes)
+    with torch.device("meta"):
+        module = initial_module(experiment, shape, classes).to(as_dtype(experiment.dtype)).to("meta")
+    layout = experiment.parametrisation.layout(module)
+    inputs = torch.empty((2, *shape), dtype=torch.from_numpy(shards.inputs[:0]).dtype, device="meta")
+    try:
+        with torch.no_grad():
+            logits = module.eval()(inputs)
+    except NotImplementedError:
+        return module, layout  # An operation without a meta kernel: the run itself will check.
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ExperimentError(
+            f"model: it cannot take inputs of shape {shape}: {error}".replace("\n", " ")
+        ) from error
+    check_logits(tuple(logits.shape), (2, *shards.test_labels.shape[1:]), classes)
+    return module, layout
+
+
+def _bytes_of_rounds(experiment: Experiment, nodes: int, up_bytes: int, down_bytes: int) -> list[int]:
+    """Bytes that travel in each round: up and down at a server, over every edge between participants on a graph."""
+    world, totals = experiment.method.world, []
+    edges_E2 = np.empty((0, 2), np.int64)
+    for round in range(experiment.rounds):
+        if world == "alone" or not experiment.schedule.communicates(round, experiment.rounds):
+            totals.append(0)
+            continue
+        rng = generator(experiment.seed, "participants", round=round)
+        present = experiment.schedule.participants(nodes, round, rng)
+        if world == "server":
+            totals.append(len(present) * (up_bytes + down_bytes))
+            continue
+        if round == 0 or experiment.topology.varies or len(edges_E2) == 0:
+            edges_E2 = edges_of(experiment.topology, nodes, experiment.seed, round)
+        totals.append(int(np.isin(edges_E2, present).all(axis=1).sum()) * up_bytes)
+    return totals
+
+
+def _processes(experiment: Experiment) -> int:
+    from gossamer.backends.parallel import cores
+
+    if experiment.backend in ("eager", "vmap"):
+        return 0
+    count = experiment.workers or cores()
+    return 0 if count == 1 and experiment.backend == "auto" else count
+
+
+def _memory(
+    experiment: Experiment,
+    shards: Shards,
+    module: nn.Module,
+    context: Context,
+    row_D: Tensor,
+    message: dict[str, Tensor],
+    base: int,
+    processes: int,
+) -> dict[str, int]:
+    """Expected peak, by part."""
+    method, nodes, layout = experiment.method, context.nodes, context.layout
+    arrays = [shards.inputs, shards.labels, shards.test_inputs, shards.test_labels, *shards.train, *shards.validation]
+    data = sum(array.nbytes for array in arrays)
+    state, own = method.init(context, row_D)
+    receivers = 1 if method.world == "server" else nodes
+    size = {name: value.numel() * value.element_size() for name, value in message.items()}
+    population = receivers * _nbytes(state) + nodes * _nbytes(own) + row_D.numel() * row_D.element_size()
+    folds = method.world == "server" and experiment.aggregator.linear
+    if folds:
+        population += (2 + 16 * processes) * sum(size.values())
+    else:
+        population += nodes * sum(size.values()) * (2 if experiment.transforms and method.world == "graph" else 1)
+    slots = experiment.learner.fresh(row_D[: layout.trainable])
+    model = 2 * row_D.numel() * row_D.element_size() + _nbytes(slots) + frozen_bytes(module, layout)
+    model += 2 * sum(size.values())
+    batch = experiment.learner.batch_size
+    work = max(3 * _activations(module, shards, batch, experiment), 2 * _activations(module, shards, 512, experiment))
+    parts = {
+        "interpreter": base,
+        "data": data,
+        "population": population,
+        "models and activations": (processes + 1) * model + max(1, processes) * work,
+        "workers": processes * WORKER_BYTES,
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def _nbytes(tensors: dict[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _activations(module: nn.Module, shards: Shards, batch: int, experiment: Experiment) -> int:
+    """Bytes of the outputs of all leaf modules for one batch, from a pass on the meta device."""
+    import torch
+
+    total = 0
+
+    def count(leaf: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal total
+        if isinstance(output, torch.Tensor):
+            total += output.numel() * output.element_size()
+
+    leaves = [m for m in module.modules() if not any(m.children())]
+    hooks = [leaf.register_forward_hook(count) for leaf in leaves]
+    inputs = torch.empty((batch, *shards.inputs.shape[1:]), dtype=torch.from_numpy(shards.inputs[:0]).dtype, device="meta")
+    try:
+        with torch.no_grad():
+            module(inputs)
+    except NotImplementedError:
+        total = 10 * batch * math.prod(shards.inputs.shape[1:]) * 4  # No meta kernel: a coarse bound.
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def _warnings(experiment: Experiment, shards: Shards, graph: GraphFacts | None) -> list[str]:
+    found = []
+    if graph is not None and graph.warning:
+        found.append(graph.warning)
+    without = sum(len(part) == 0 for part in shards.validation)
+    if experiment.validation > 0 and without:
+        found.append(f"{without} nodes have too few items for a validation part of their own")
+    if experiment.preprocess.normalise == "none":
+        found.append("inputs are not normalised (preprocess.normalise = 'none')")
+    return found

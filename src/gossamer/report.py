@@ -1,0 +1,285 @@
+"""The report: one HTML file with the numbers, the figures and the experiment, that needs nothing else to be read."""
+
+from __future__ import annotations
+
+import html
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import gossamer
+from gossamer import compare, pictures, plots, units
+from gossamer.arms import flattened
+from gossamer.embedding import embedded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from gossamer.compare import Estimate, Row
+    from gossamer.runs import Run
+
+MOST = 8
+"""Arms drawn in figures; of more, the best ones, which the report says."""
+
+
+def write_report(runs: Mapping[str, Sequence[Run]], path: str | Path, target: float | None = None) -> Path:
+    """Write the report on these arms (each a list of runs that differ in the seed) and return where it is."""
+    from gossamer.record import whole
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = render(runs, target)
+    with whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return path
+
+
+def render(arms: Mapping[str, Sequence[Run]], target: float | None = None) -> str:
+    """The report as HTML text: inline style and figures, no request to anywhere."""
+    rows = compare.rows(arms, target)
+    look = plots.looks(list(arms))
+    best = sorted(rows, key=lambda row: -_mean(row.accuracy))
+    drawn = {row.arm: arms[row.arm] for row in rows if row in best[:MOST]}
+    first = next(iter(arms.values()))[0]
+    template = Template(importlib.resources.files("gossamer").joinpath("report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=html.escape(_title(arms)),
+        lede=_lede(arms, first),
+        warnings=_warnings(arms),
+        cards=_cards(rows, best[0], arms),
+        results=_results(rows, best[0], arms, look, target),
+        curves=_curves(drawn, look, target, len(arms)),
+        world=_world(drawn),
+        experiment=_experiments(arms),
+        environment=_environment(arms),
+        footer=f"Written by Gossamer {gossamer.__version__}. Accuracies lie between 0 and 1; ± is half of the 95 % "
+        "Student-t interval over seeds; 1 MB is 1,000,000 bytes.",
+    )
+
+
+def _mean(estimate: Estimate | None) -> float:
+    return estimate.mean if estimate else float("-inf")
+
+
+def _title(arms: Mapping[str, Sequence[Run]]) -> str:
+    """What the names of all experiments share."""
+    names = [runs[0].experiment.name for runs in arms.values()]
+    shared = names[0] if len(set(names)) == 1 else names[0].removesuffix(f"-{next(iter(arms))}")
+    return shared if all(name.startswith(shared) for name in names) else "Comparison"
+
+
+def _plug(plug: Any) -> str:
+    """A choice in words: its kind and what was set otherwise than by default."""
+    default = type(plug).model_fields
+    told = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name in plug.model_fields_set - {"kind", "file", "weights", "participation"}
+        if isinstance(value := getattr(plug, name), (int, float, str)) and value != default[name].default
+    ]
+    return html.escape(plug.kind.replace("_", " ") + (f" ({', '.join(sorted(told))})" if told else ""))
+
+
+def _lede(arms: Mapping[str, Sequence[Run]], run: Run) -> str:
+    experiment, record = run.experiment, run.record
+    seeds = {one.experiment.seed for runs in arms.values() for one in runs}
+    parts = [f"<b>{record['nodes']} nodes</b> learn <b>{html.escape(experiment.data.kind)}</b>"]
+    parts.append(f"split by {_plug(experiment.partition)},")
+    parts.append(f"with a model of {units.count(record['parameters'])} parameters, over {experiment.rounds} rounds")
+    arms_text = f"{len(arms)} arms, " if len(arms) > 1 else ""
+    return " ".join(parts) + f". {arms_text}{len(seeds)} seed{'s' if len(seeds) > 1 else ''}.".capitalize()
+
+
+def _warnings(arms: Mapping[str, Sequence[Run]]) -> str:
+    texts = [f"{arm}: {text}" for arm, runs in arms.items() for run in runs for text in warnings_of(run)]
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in dict.fromkeys(texts))
+    return f'<div class="warnings"><b>Warnings</b><ul>{items}</ul></div>' if items else ""
+
+
+def warnings_of(run: Run) -> list[str]:
+    """The warnings among the run's events, and one if it has not finished."""
+    texts = [str(event["text"]) for event in run.events if event["event"] == "warning"]
+    if run.record["status"] != "finished":
+        texts.append(f"seed {run.experiment.seed} has not finished (status: {run.record['status']})")
+    return texts
+
+
+def _cards(rows: Sequence[Row], best: Row, arms: Mapping[str, Sequence[Run]]) -> str:
+    several = len(rows) > 1
+    cards = [("Best test accuracy" if several else "Test accuracy", _estimate(best.accuracy), html.escape(best.arm))]
+    alone = [row for row in rows if arms[row.arm][0].record["world"] == "alone" and row is not best]
+    if alone and best.accuracy and alone[0].accuracy:
+        gain = 100 * (best.accuracy.mean - alone[0].accuracy.mean)
+        cards.append(("Gained by learning together", f"{gain:+.1f} points", f"over {html.escape(alone[0].arm)}"))
+    if best.worst:
+        cards.append(("Worst node", units.fraction(best.worst.mean), f"of {html.escape(best.arm)}"))
+    if best.bytes:
+        per_node = best.bytes.mean / arms[best.arm][0].record["nodes"]
+        cards.append(("Sent", units.size(best.bytes.mean), f"{units.size(per_node)} for each node"))
+    seconds = sum(run.record["seconds"] for runs in arms.values() for run in runs)
+    cards.append(("Time", units.duration(seconds), "all runs together" if several else f"{best.rounds} rounds"))
+    return "".join(
+        f'<div class="card{" first" if i == 0 else ""}"><div class="what">{what}</div>'
+        f'<div class="value">{value}</div><div class="note">{note}</div></div>'
+        for i, (what, value, note) in enumerate(cards)
+    )
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    return units.fraction(estimate.mean, estimate.half_width) if estimate else units.NONE
+
+
+def _results(
+    rows: Sequence[Row],
+    best: Row,
+    arms: Mapping[str, Sequence[Run]],
+    look: Mapping[str, plots.Look],
+    target: float | None,
+) -> str:
+    heads = ["Test accuracy", "Worst node", "Merged model", "Sent", "Time"]
+    if target is not None:
+        heads += [f"Rounds to {target:g}", f"Sent to {target:g}", f"Time to {target:g}"]
+    body = []
+    for row in rows:
+        experiment = arms[row.arm][0].experiment
+        hue = f"var(--h{plots.HUES.index(look[row.arm].colour)})"
+        where = "" if arms[row.arm][0].record["world"] == "alone" else f" · {_plug(experiment.topology)}"
+        share = 100 * max(0.0, min(1.0, row.accuracy.mean)) if row.accuracy else 0
+        cells = [
+            f'{_estimate(row.accuracy)}<span class="bar"><i style="width:{share:.1f}%;background:{hue}"></i></span>',
+            _estimate(row.worst),
+            _estimate(row.merged),
+            units.size(row.bytes.mean) if row.bytes else units.NONE,
+            units.duration(row.seconds.mean) if row.seconds else units.NONE,
+        ]
+        if row.reach:
+            spent = (row.reach.rounds, row.reach.bytes, row.reach.seconds)
+            some = f" <span class='sub'>{row.reach.reached} of {row.seeds} seeds</span>" if row.reach.rounds else ""
+            some = some if row.reach.reached < row.seeds else ""
+            shown = [
+                _spent(one, form) for one, form in zip(spent, (units.count, units.size, units.duration), strict=True)
+            ]
+            cells += [shown[0] + some, *shown[1:]]
+        body.append(
+            f"<tr{' class=best' if row is best and len(rows) > 1 else ''}>"
+            f'<th><span class="chip" style="background:{hue}"></span>'
+            f'{html.escape(row.arm)}<span class="sub">{_plug(experiment.method)}{where}</span></th>'
+            + "".join(f'<td class="number">{cell}</td>' for cell in cells)
+            + "</tr>"
+        )
+    head = "<th>Arm</th>" + "".join(f'<th class="number">{text}</th>' for text in heads)
+    return f'<div class="panel"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def _spent(estimate: Estimate | None, form: Callable[[float], str]) -> str:
+    return form(estimate.mean) if estimate else "not reached"
+
+
+def _curves(arms: Mapping[str, Sequence[Run]], look: Mapping[str, plots.Look], target: float | None, of: int) -> str:
+    only = f" The {len(arms)} best of {of} arms." if of > len(arms) else ""
+    own = {arm: runs for arm, runs in arms.items() if runs[0].own_models}
+    distances = {arm: runs for arm, runs in own.items() if runs[0].record["world"] == "graph"}
+    figures = [
+        _figure(
+            plots.curves(arms, target=target, look=look),
+            "After each round: the mean over the nodes' own models, or the one model of a server." + only,
+            "wide tall",
+        )
+    ]
+    if any(run.summary()["bytes"] for runs in arms.values() for run in runs):
+        note = "The same accuracy over what all nodes (and the server) had sent by then."
+        figures.append(_figure(plots.curves(arms, over="bytes", look=look), note))
+    figures.append(_figure(plots.curves(arms, "train_loss", look=look), "Mean over the nodes that trained in a round."))
+    if distances:
+        note = "Root mean square distance of the nodes' rows from their average."
+        figures.append(_figure(plots.curves(distances, "consensus_distance", look=look), note))
+    if own:
+        note = "How far the nodes lie apart at the end, all seeds together."
+        figures.append(_figure(plots.nodes(arms, look=look), note))
+    figures.append(_figure(plots.phases(arms), "Seconds of each phase over all rounds, mean over seeds."))
+    return "".join(figures)
+
+
+def _world(arms: Mapping[str, Sequence[Run]]) -> str:
+    """One picture for each different split and graph, of the first seed of the arms that have it."""
+    splits: dict[str, list[str]] = {}
+    graphs: dict[str, list[str]] = {}
+    for arm, runs in arms.items():
+        record = runs[0].record
+        if record["histogram"]:
+            splits.setdefault(str(record["histogram"]), []).append(arm)
+        if record["edges"]:
+            graphs.setdefault(str(record["edges"]), []).append(arm)
+    figures = []
+    for members in splits.values():
+        record = arms[members[0]][0].record
+        drawn = pictures.partition(record["histogram"], record["classes"], record["names"])
+        whose = "" if len(splits) == 1 else f" Arms: {', '.join(members)}."
+        figures.append(
+            _figure(drawn, f"Training items of each class at each node; the area is the number.{whose}", "wide")
+        )
+    for members in graphs.values():
+        run = arms[members[0]][0]
+        name = f"{run.experiment.topology.kind.replace('_', ' ')}"
+        drawn = pictures.graph(run.record["edges"], run.record["nodes"], run.record["histogram"], name=name)
+        note = "Who hears whom in the first round; a node's pie shows its classes, its size its items. Arms: "
+        figures.append(_figure(drawn, note + ", ".join(members) + "."))
+    return "".join(figures)
+
+
+def _figure(figure: Figure | None, note: str, style: str = "") -> str:
+    if figure is None:
+        return ""
+    return f'<figure class="{style}">{embedded(figure, note)}<figcaption>{html.escape(note)}</figcaption></figure>'
+
+
+def _experiments(arms: Mapping[str, Sequence[Run]]) -> str:
+    tables = {arm: flattened(runs[0].experiment.to_dict()) for arm, runs in arms.items()}
+    keys = dict.fromkeys(key for table in tables.values() for key in table if key != "name")
+    differing = [key for key in keys if len({str(table.get(key)) for table in tables.values()}) > 1]
+    parts = []
+    if differing:
+        head = "".join(f"<th>{html.escape(arm)}</th>" for arm in arms)
+        lines = "".join(
+            f"<tr><th><code>{html.escape(key)}</code></th>"
+            + "".join(f"<td>{html.escape(str(table.get(key, units.NONE)))}</td>" for table in tables.values())
+            + "</tr>"
+            for key in differing
+        )
+        parts.append("<p>What the arms differ in:</p>")
+        parts.append(
+            f'<div class="panel"><table><thead><tr><th></th>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+        )
+        parts.append("<h3>Complete, as files that can be run</h3>")
+    parts += [
+        f"<details><summary>{html.escape(arm)}</summary><pre>{html.escape(runs[0].experiment.to_toml())}</pre></details>"
+        for arm, runs in arms.items()
+    ]
+    return "".join(parts)
+
+
+def _environment(arms: Mapping[str, Sequence[Run]]) -> str:
+    lines = []
+    for arm, runs in arms.items():
+        record = runs[0].record
+        folders = "<br>".join(f"<code>{html.escape(str(run.folder))}</code>" for run in runs)
+        backend = f"{record['backend']}, {record['workers']} worker{'s' if record['workers'] != 1 else ''}"
+        lines.append(
+            f"<tr><th>{html.escape(arm)}</th>"
+            f'<td>{backend}<span class="sub">{html.escape(record["backend_reason"])}</span></td><td>{folders}</td></tr>'
+        )
+    facts: dict[str, dict[str, None]] = {}
+    for runs in arms.values():
+        for run in runs:
+            for name, value in {**run.record["versions"], **run.record["hardware"]}.items():
+                facts.setdefault(str(name), {})[str(value)] = None
+    told = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(', '.join(values))}</td></tr>"
+        for name, values in facts.items()
+    )
+    return (
+        '<div class="panel"><table><thead><tr><th>Arm</th><th>Back end</th><th>Run folders</th></tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div><h3>Versions and machine</h3>"
+        f'<div class="panel"><table><tbody>{told}</tbody></table></div>'
+    )

@@ -1,0 +1,320 @@
+"""Local work: one resident model whose parameters are views of one flat row.
+
+Shapes: D columns of a row, T of them trainable (first), B items of a batch, C classes, L positions of a sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gossamer.errors import ExperimentError, NodeError
+from gossamer.methods import Result, Task, Terms
+from gossamer.preprocessing import augment
+from gossamer.randomness import generator, torch_seed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from gossamer.experiment import Experiment
+    from gossamer.layout import Layout
+    from gossamer.learners import Learner
+    from gossamer.preprocessing import Shards
+
+Array = np.ndarray[Any, Any]
+
+
+def batches(seed: int, node: int, round: int, items: int, learner: Learner, steps: int | None = None) -> Iterator[Array]:
+    """The batches of one node and round: index arrays (int64) into the node's `items` training items.
+
+    By epochs: each epoch is a fresh permutation cut into batches, the last possibly smaller. By steps: permutations
+    follow one another and every batch is full (or holds all items, if there are fewer than a batch).
+    """
+    order, size, count = _order(generator(seed, "batches", node, round), items, learner, steps)
+    per_epoch = math.ceil(items / size)
+    for step in range(count):
+        if _by_epoch(learner, steps):
+            start = (step // per_epoch) * items + (step % per_epoch) * size
+            yield order[start : min(start + size, (step // per_epoch + 1) * items)]
+        else:
+            yield order[step * size : (step + 1) * size]
+
+
+def _by_epoch(learner: Learner, steps: int | None) -> bool:
+    return steps is None and learner.steps is None
+
+
+def _order(rng: np.random.Generator, items: int, learner: Learner, steps: int | None) -> tuple[Array, int, int]:
+    """All indices of the round in one array, the batch size, the number of steps."""
+    size = min(learner.batch_size, items)
+    count = learner.steps_for(items) if steps is None else steps
+    passes = count // math.ceil(items / size) if _by_epoch(learner, steps) else math.ceil(count * size / items)
+    if passes == 1:
+        return rng.permutation(items), size, count
+    return np.concatenate([rng.permutation(items) for _ in range(passes)] or [np.empty(0, np.int64)]), size, count
+
+
+def descend(
+    row_T: Tensor, grad_T: Tensor, slots: dict[str, Tensor], terms: Terms, learner: Learner, lr: float
+) -> None:
+    """One step in place on rows [..., T]: clip the gradient, add the method's terms, let the learner move the row."""
+    if learner.clip_value is not None:
+        grad_T.clamp_(-learner.clip_value, learner.clip_value)
+    if learner.clip_norm is not None:
+        norm = grad_T.norm(dim=-1, keepdim=True)
+        grad_T.mul_((learner.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+    if terms.proximal and terms.anchor is not None:
+        grad_T.add_(row_T, alpha=terms.proximal).sub_(terms.anchor, alpha=terms.proximal)
+    if terms.drift is not None:
+        grad_T.add_(terms.drift)
+    learner.update(row_T, grad_T, slots, lr)
+
+
+@dataclass(frozen=True)
+class NodeItems:
+    """The data as tensors, shared by all nodes of a process, and which items are whose."""
+
+    inputs: Tensor
+    labels: Tensor
+    test_inputs: Tensor
+    test_labels: Tensor
+    shards: Shards
+
+    @classmethod
+    def of(cls, shards: Shards) -> NodeItems:
+        """Zero-copy tensors of the arrays."""
+        import torch
+
+        return cls(
+            torch.from_numpy(shards.inputs),
+            torch.from_numpy(shards.labels),
+            torch.from_numpy(shards.test_inputs),
+            torch.from_numpy(shards.test_labels),
+            shards,
+        )
+
+    def round_batches(
+        self, seed: int, node: int, round: int, learner: Learner, steps: int | None
+    ) -> Iterator[Tensor]:
+        """Index tensors into `inputs`, one for each step of this node and round."""
+        import torch
+
+        items = self.shards.train[node]
+        if self.shards.draw_NC is not None:
+            drawn = self._draw(seed, node, round, learner, steps)
+            yield from torch.from_numpy(drawn)
+            return
+        for part in batches(seed, node, round, len(items), learner, steps):
+            yield torch.from_numpy(items[part])
+
+    def _draw(self, seed: int, node: int, round: int, learner: Learner, steps: int | None) -> Array:
+        """[steps, B] items: labels from the node's own distribution, then uniform items of that label."""
+        assert self.shards.draw_NC is not None
+        rng = generator(seed, "batches", node, round)
+        count = learner.steps_for(self.shards.sizes[node]) if steps is None else steps
+        pool = self.shards.train[node]
+        by_label = pool[np.argsort(self.shards.labels[pool], kind="stable")]
+        classes = self.shards.draw_NC.shape[1]
+        starts = np.searchsorted(self.shards.labels[by_label], np.arange(classes + 1))
+        drawn = rng.choice(classes, size=(count, learner.batch_size), p=self.shards.draw_NC[node])
+        low, high = starts[drawn], starts[drawn + 1]
+        return np.asarray(by_label[low + (rng.random(drawn.shape) * (high - low)).astype(np.int64)])
+
+
+class Resident:
+    """A module bound to one flat row: `row` [D] is the storage of its parameters, `grad` [T] of their gradients.
+
+    Frozen parameters stay in the module, once per process, and are never written. Integer buffers are copied in and
+    out, since a floating row cannot be their storage.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout, dtype: torch.dtype) -> None:
+        import torch
+
+        self.module = module.to(dtype)
+        self.layout = layout
+        self.row = torch.zeros(layout.size, dtype=dtype)
+        self.grad = torch.zeros(layout.trainable, dtype=dtype)
+        self._integers: list[tuple[Tensor, Tensor]] = []
+        parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+        for name in layout.frozen:
+            parameters[name].requires_grad_(False)
+        for entry, view in layout.views(self.row):
+            if entry.trainable:
+                parameter = parameters[entry.name]
+                view.copy_(parameter.data)
+                parameter.data = view
+                parameter.grad = self.grad[entry.start : entry.stop].view(entry.shape)
+            else:
+                view.copy_(buffers[entry.name])
+                if buffers[entry.name].is_floating_point():
+                    owner, _, leaf = entry.name.rpartition(".")
+                    module.get_submodule(owner)._buffers[leaf] = view
+                else:
+                    self._integers.append((buffers[entry.name], view))
+
+    def load(self, row_D: Tensor) -> None:
+        """Make the module the model of this row."""
+        self.row.copy_(row_D)
+        for buffer, view in self._integers:
+            buffer.copy_(view.round())
+
+    def store_integers(self) -> None:
+        """Bring integer buffers that changed in training back into the row."""
+        for buffer, view in self._integers:
+            view.copy_(buffer)
+
+
+class Trainer:
+    """Runs tasks and measures rows, one after the other, on one resident model."""
+
+    def __init__(self, experiment: Experiment, resident: Resident, items: NodeItems) -> None:
+        self.experiment, self.resident, self.items = experiment, resident, items
+        self._slots = experiment.learner.fresh(resident.row[: resident.layout.trainable])
+
+    def train(self, task: Task, node: int, round: int) -> Result:
+        """Local work of one node in one round. The result's tensors are valid until the next call.
+
+        Raises NodeError where the loss is not finite; an exception of the user's module passes through.
+        """
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        experiment, resident, learner = self.experiment, self.resident, self.experiment.learner
+        trainable = resident.row[: resident.layout.trainable]
+        resident.load(task.row)
+        for name, slot in self._slots.items():
+            slot.zero_() if task.slots is None else slot.copy_(task.slots[name])
+        lr = learner.rate(round, experiment.rounds)
+        loss_sum, correct, seen, step = 0.0, 0, 0, -1
+        module = resident.module.train()
+        torch.default_generator.manual_seed(torch_seed(experiment.seed, "modules", node, round))
+        for step, index in enumerate(self.items.round_batches(experiment.seed, node, round, learner, task.steps)):
+            inputs, labels = self.items.inputs[index], self.items.labels[index].flatten()
+            if experiment.preprocess.crop or experiment.preprocess.flip:
+                rng = generator(experiment.seed, "augment", node, round, step)
+                inputs = augment(inputs, experiment.preprocess.crop, experiment.preprocess.flip, rng)
+            logits = module(inputs).flatten(0, -2)
+            loss = cross_entropy(logits, labels, label_smoothing=learner.label_smoothing)
+            resident.grad.zero_()
+            loss.backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                descend(trainable, resident.grad, self._slots, task.terms, learner, lr)
+                value = loss.item()
+                correct += int((logits.argmax(-1) == labels).sum())
+            if not math.isfinite(value):
+                raise NodeError(
+                    node, round, "train", f"the loss is {value} at local step {step}; lower learner.lr or clip gradients"
+                )
+            loss_sum += value * len(labels)
+            seen += len(labels)
+        resident.store_integers()
+        return Result(
+            row=resident.row,
+            slots=self._slots,
+            steps=step + 1,
+            lr=lr,
+            loss=loss_sum / seen if seen else math.nan,
+            accuracy=correct / seen if seen else math.nan,
+        )
+
+    def measure(self, inputs: Tensor, labels: Tensor, classes: int, chunk: int = 512) -> Counts:
+        """Counts of the model in the resident module on these items, without changing it (evaluation mode)."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        module = self.resident.module.eval()
+        counts = Counts.none(classes)
+        with torch.inference_mode():
+            for start in range(0, len(labels), chunk):
+                target = labels[start : start + chunk].flatten()
+                logits = module(inputs[start : start + chunk]).flatten(0, -2)
+                loss = float(cross_entropy(logits, target, reduction="sum"))
+                pairs = target * classes + logits.argmax(-1)
+                confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes).numpy()
+                scores = (logits[:, 1] - logits[:, 0]).double().numpy() if classes == 2 else np.empty(0)
+                counts = counts + Counts(loss, confusion, scores, target.numpy() if classes == 2 else np.empty(0, np.int64))
+        return counts
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What adds up over items: summed loss, confusion matrix [C, C] (rows: true), and scores where there are 2 classes."""
+
+    loss: float
+    confusion_CC: Array
+    scores: Array
+    labels: Array
+
+    @classmethod
+    def none(cls, classes: int) -> Counts:
+        """Of no items."""
+        return cls(0.0, np.zeros((classes, classes), np.int64), np.empty(0), np.empty(0, np.int64))
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.loss + other.loss,
+            self.confusion_CC + other.confusion_CC,
+            np.concatenate([self.scores, other.scores]),
+            np.concatenate([self.labels, other.labels]),
+        )
+
+    def metrics(self) -> dict[str, float | None]:
+        """Mean loss, accuracy, balanced accuracy (mean recall over the classes present), macro F1, AUC (two classes).
+
+        None where a metric is not defined: no items, or for the AUC one class only.
+        """
+        total = int(self.confusion_CC.sum())
+        if total == 0:
+            return dict.fromkeys(("loss", "accuracy", "balanced_accuracy", "f1", "auc"))
+        hits, true, said = np.diag(self.confusion_CC), self.confusion_CC.sum(1), self.confusion_CC.sum(0)
+        present, named = true > 0, (true + said) > 0
+        return {
+            "loss": self.loss / total,
+            "accuracy": float(hits.sum() / total),
+            "balanced_accuracy": float((hits[present] / true[present]).mean()),
+            "f1": float((2 * hits[named] / (true + said)[named]).mean()),
+            "auc": _auc(self.scores, self.labels),
+        }
+
+
+def _auc(scores: Array, labels: Array) -> float | None:
+    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half."""
+    positive = int(labels.sum())
+    negative = len(labels) - positive
+    if positive == 0 or negative == 0:
+        return None
+    from scipy.stats import rankdata
+
+    ranks = rankdata(scores)
+    return float((ranks[labels == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def check_output(resident: Resident, items: NodeItems, classes: int) -> None:
+    """Raise ExperimentError where the model cannot take the inputs or its output does not fit the labels."""
+    import torch
+
+    module = resident.module.eval()
+    try:
+        with torch.no_grad():
+            logits = module(items.test_inputs[:2])
+    except Exception as error:
+        raise ExperimentError(
+            f"model: it cannot take inputs of shape {tuple(items.test_inputs.shape[1:])} "
+            f"({items.test_inputs.dtype}): {type(error).__name__}: {error}".replace("\n", " ")
+        ) from error
+    check_logits(tuple(logits.shape), tuple(items.test_labels[:2].shape), classes)
+
+
+def check_logits(logits: tuple[int, ...], labels: tuple[int, ...], classes: int) -> None:
+    """Raise ExperimentError where logits of one shape cannot be compared with labels of another."""
+    if logits[:-1] != labels or logits[-1] != classes:
+        raise ExperimentError(
+            f"model: its output has shape {list(logits)} for a batch of {labels[0]}, "
+            f"but the labels need {[*labels, classes]} ({classes} classes)"
+        )
