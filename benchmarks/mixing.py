@@ -1,6 +1,6 @@
 """One exchange against the memory traffic it needs at least: `python benchmarks/mixing.py`.
 
-Mixes N rows of D float32 numbers on a random regular graph, and copies (degree + 2) x N x D numbers (each receiver reads
+Mixes N rows of D float32 numbers on a random regular graph, and copies (degree + 2) x N x D numbers (a receiver reads
 its neighbours' rows and its own and writes one). One thread; medians of five runs that take turns; prints JSON.
 """
 

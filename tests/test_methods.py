@@ -165,6 +165,16 @@ def test_fednova_by_hand() -> None:
     torch.testing.assert_close(row[T:], (start + 0.25 * changes[0] + 0.75 * changes[1])[T:])
 
 
+@pytest.mark.parametrize("learner", [SGD(), SGD(momentum=0.6), SGD(momentum=0.6, nesterov=True)])
+def test_fednova_sends_the_norm_of_its_learner(learner: SGD) -> None:
+    outbox, _ = FedNova(mu=0.5).finish(
+        Task(random(D)), result(random(D, seed=1), 4), {}, view(context(learner=learner))
+    )
+    expected = float(weights_by_torch(4, 0.1, learner.momentum, learner.nesterov, 0.5).abs().sum())
+    assert outbox.common["norm"].shape == (1,)
+    assert float(outbox.common["norm"]) == pytest.approx(expected)
+
+
 def test_fednova_without_steps_sends_no_change() -> None:
     start = random(D)
     outbox, _ = FedNova().finish(Task(start), result(start.clone(), steps=0), {}, view(context()))
@@ -246,12 +256,6 @@ def test_local_keeps_its_row_and_sends_nothing() -> None:
     assert torch.equal(final.row, end)
     assert final.steps == 0
     assert method.merge(state, inbox({}, 0), view(seen)) == {}
-
-
-def test_centralised_pools_the_data() -> None:
-    assert Centralised.pools_data
-    assert not Local.pools_data
-    assert Centralised.world == Local.world == "alone"
 
 
 @pytest.mark.parametrize(("settings", "steps"), [({}, 8), ({"epochs": 3}, 24), ({"steps": 5}, 5), ({"steps": 0}, 0)])

@@ -31,7 +31,8 @@ def network(batch_norm: bool) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         middle: list[nn.Module] = [nn.BatchNorm1d(8)] if batch_norm else []
-        return nn.Sequential(nn.Linear(6, 8), *middle, nn.Tanh(), nn.Linear(8, 3)).double()
+        # A bias before batch normalisation has no gradient but rounding errors, which Adam would blow up.
+        return nn.Sequential(nn.Linear(6, 8, bias=not batch_norm), *middle, nn.Tanh(), nn.Linear(8, 3)).double()
 
 
 def experiment(batch_norm: bool = False, **settings: Any) -> Experiment:
@@ -41,7 +42,7 @@ def experiment(batch_norm: bool = False, **settings: Any) -> Experiment:
         "nodes": len(SIZES),
         "partition": [np.arange(end - size, end) for size, end in zip(SIZES, ends, strict=True)],
         "preprocess": {"normalise": "none"},
-        "validation": 0.1,
+        "validation": 0.0,  # no last batch of one item, which batch normalisation refuses
         "model": network(batch_norm),
         "dtype": "float64",
         "rounds": 4,
@@ -72,13 +73,13 @@ def setting(of: Experiment, optimiser: plain.Optimiser | None = None, batch_norm
 def agree(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
-        if value.is_floating_point():
+        if ours[name].is_floating_point():
             torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def check_common(tmp_path: Path, of: Experiment, expected: dict[str, Tensor]) -> None:
     start = network(any("running" in name for name in expected)).state_dict()
-    moved = max(float((expected[name] - start[name]).abs().max()) for name in start if start[name].is_floating_point())
+    moved = max(float((expected[name] - start[name]).abs().max()) for name in start if "batches" not in name)
     assert moved > 0.01  # the comparison would mean nothing if nothing had been learned
     agree(gossamer.run(of, tmp_path / "run").model().state_dict(), expected)
 

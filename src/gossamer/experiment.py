@@ -138,6 +138,10 @@ class Experiment(Section):
                 f"method.kind = '{method.kind}' works between neighbours: "
                 "choose a graph, e.g. topology = { kind = 'ring' }"
             )
+        if method.world == "server" and not self.schedule.communicates(0, self.rounds):
+            raise ExperimentError(
+                "schedule.k: with a server every round ends in an exchange; use k = 1 and more learner.steps or epochs"
+            )
         method.check(self)
         return self
 

@@ -73,7 +73,7 @@ class Layout:
         """Zero-copy named views of one row [D], or of rows [N, D] with the node dimension kept first."""
         for entry in self.entries:
             part = row_D[..., entry.start : entry.stop]
-            yield entry, part.view(*row_D.shape[:-1], *entry.shape)
+            yield entry, part.view((*row_D.shape[:-1], *entry.shape))
 
     def columns(self, names: set[str]) -> list[tuple[int, int]]:
         """The (start, stop) ranges of the named entries, neighbours joined."""

@@ -123,11 +123,12 @@ def mix(W_RN: csr_array, rows_ND: Tensor, out_RD: Tensor, start: int = 0, stop: 
     """out = W @ rows in columns start..stop-1 (all by default; see `column_ranges`), float32 or float64.
 
     R receivers are all nodes or some of them. A receiver's row is the weighted sum of the rows it hears, added in the
-    order of their numbers by one thread: it depends neither on the number of threads nor on the split into column
-    ranges. Receivers with equal rows of W (all, on a complete graph) get bitwise equal rows, which are computed once.
-    Other dense matrices of more than 64 nodes go through a dense product in fixed blocks of columns, as exact but
-    rounded in another order; a block with NaN or infinity does not, because 0 * NaN would carry it to nodes that never
-    heard it. Raises ValueError if `out_RD` is `rows_ND`, or if the range cuts a block.
+    order of their numbers by one thread: it depends neither on the number of threads nor on how receivers and columns
+    are split among calls. Receivers with equal rows of W (all, on a complete graph) get bitwise equal rows, which are
+    computed once. Other dense matrices of more than 64 nodes go through a dense product in fixed blocks of columns, as
+    exact but rounded in another order, which may depend on how receivers are split; a block with NaN or infinity does
+    not, because 0 * NaN would carry it to nodes that never heard it.
+    Raises ValueError if `out_RD` is `rows_ND`, or if the range cuts a block.
     """
     import torch
 
@@ -165,8 +166,9 @@ def mix(W_RN: csr_array, rows_ND: Tensor, out_RD: Tensor, start: int = 0, stop: 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # A dense product takes R * N multiplications a column, but about 16 in the time of one of the sparse sum.
-        if nodes <= 64 or 16 * sum(map(len, heard.values())) <= receivers * nodes:
+        # A dense product multiplies R * N numbers a column, but about 16 in the time of one of the sparse sum; below 16
+        # receivers it waits for the N rows.
+        if nodes <= 64 or 16 * sum(map(len, heard.values())) <= max(receivers, 16) * nodes:
             add_up(rows_ND[:, start:stop], out_RD[:, start:stop])
             return
         dense_RN = torch.from_numpy(W_RN.toarray()).to(rows_ND.dtype)

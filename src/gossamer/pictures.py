@@ -46,7 +46,7 @@ def partition(histogram_NC: Array, classes: Sequence[str] = (), names: Sequence[
     classes = list(classes) or [str(c) for c in range(C)]
     if N > FEW or C > FEW:
         return _shares(histogram_NC, classes)
-    width = float(np.clip(1.6 + 0.34 * N, 4.6, 13))
+    width = float(np.clip(1.6 + 0.42 * N, 4.6, 13))
     figure, (top, ax) = blank(width, 1.7 + 0.27 * C, nrows=2, sharex=True, height_ratios=[1, max(1.6, 0.27 * C)])
     nodes_N = np.arange(N)
     top.bar(nodes_N, histogram_NC.sum(1), width=0.62, color=MUTED, alpha=0.75)

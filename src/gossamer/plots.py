@@ -89,13 +89,14 @@ def curves(
     over: Over = "rounds",
     target: float | None = None,
     look: Mapping[str, Look] | None = None,
+    width: float = 6.4,
 ) -> Figure:
     """A metric over rounds, bytes or seconds: a line for each arm, the mean over seeds, the range shaded.
 
     Accuracies are drawn on the whole scale from 0 to 1. An arm that sends nothing has no place on an axis of bytes:
     its last value is a dotted horizontal line there.
     """
-    figure, ax = blank()
+    figure, ax = blank(width, 3.8)
     seeds = 1
     ends = []
     look = look or looks(list(arms))

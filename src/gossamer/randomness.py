@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,9 @@ def generator(seed: int, purpose: str, node: int = ANY, round: int = ANY, step: 
 
 
 def torch_seed(seed: int, purpose: str, node: int = ANY, round: int = ANY, step: int = ANY) -> int:
-    """A seed for torch's own generator (dropout, module initialisation). torch's CPU generator uses its low 32 bits."""
-    return int(generator(seed, purpose, node, round, step).integers(2**63))
+    """A seed for torch's own generator (dropout, module initialisation): a hash of the key, in the 32 bits it uses."""
+    key = struct.pack("<Qqqq", seed % 2**64, node, round, step) + purpose.encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
 
 
 @contextmanager

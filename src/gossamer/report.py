@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.resources
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from gossamer.embedding import embedded
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from gossamer.compare import Estimate, Row
+    from gossamer.compare import Estimate, Reach, Row
     from gossamer.runs import Run
 
 MOST = 8
@@ -78,14 +78,14 @@ def _plug(plug: Any) -> str:
         for name in plug.model_fields_set - {"kind", "file", "weights", "participation"}
         if isinstance(value := getattr(plug, name), (int, float, str)) and value != default[name].default
     ]
-    return html.escape(plug.kind.replace("_", " ") + (f" ({', '.join(sorted(told))})" if told else ""))
+    return str(plug.kind).replace("_", " ") + (f" ({', '.join(sorted(told))})" if told else "")
 
 
 def _lede(arms: Mapping[str, Sequence[Run]], run: Run) -> str:
     experiment, record = run.experiment, run.record
     seeds = {one.experiment.seed for runs in arms.values() for one in runs}
     parts = [f"<b>{record['nodes']} nodes</b> learn <b>{html.escape(experiment.data.kind)}</b>"]
-    parts.append(f"split by {_plug(experiment.partition)},")
+    parts.append(f"split by {html.escape(_plug(experiment.partition))},")
     parts.append(f"with a model of {units.count(record['parameters'])} parameters, over {experiment.rounds} rounds")
     arms_text = f"{len(arms)} arms, " if len(arms) > 1 else ""
     return " ".join(parts) + f". {arms_text}{len(seeds)} seed{'s' if len(seeds) > 1 else ''}.".capitalize()
@@ -107,11 +107,11 @@ def warnings_of(run: Run) -> list[str]:
 
 def _cards(rows: Sequence[Row], best: Row, arms: Mapping[str, Sequence[Run]]) -> str:
     several = len(rows) > 1
-    cards = [("Best test accuracy" if several else "Test accuracy", _estimate(best.accuracy), html.escape(best.arm))]
+    cards = [("Best test accuracy" if several else "Test accuracy", _large(best.accuracy), html.escape(best.arm))]
     alone = [row for row in rows if arms[row.arm][0].record["world"] == "alone" and row is not best]
     if alone and best.accuracy and alone[0].accuracy:
         gain = 100 * (best.accuracy.mean - alone[0].accuracy.mean)
-        cards.append(("Gained by learning together", f"{gain:+.1f} points", f"over {html.escape(alone[0].arm)}"))
+        cards.append(("Gained by learning together", f"{gain:+.1f}", f"points over {html.escape(alone[0].arm)}"))
     if best.worst:
         cards.append(("Worst node", units.fraction(best.worst.mean), f"of {html.escape(best.arm)}"))
     if best.bytes:
@@ -124,6 +124,13 @@ def _cards(rows: Sequence[Row], best: Row, arms: Mapping[str, Sequence[Run]]) ->
         f'<div class="value">{value}</div><div class="note">{note}</div></div>'
         for i, (what, value, note) in enumerate(cards)
     )
+
+
+def _large(estimate: Estimate | None) -> str:
+    """An estimate as a headline, its interval smaller."""
+    if estimate is None or estimate.half_width is None:
+        return _estimate(estimate)
+    return f"{units.fraction(estimate.mean)}<small> ± {estimate.half_width:.3f}</small>"
 
 
 def _estimate(estimate: Estimate | None) -> str:
@@ -139,12 +146,13 @@ def _results(
 ) -> str:
     heads = ["Test accuracy", "Worst node", "Merged model", "Sent", "Time"]
     if target is not None:
-        heads += [f"Rounds to {target:g}", f"Sent to {target:g}", f"Time to {target:g}"]
+        heads.append(f"To reach {target:g}")
     body = []
     for row in rows:
         experiment = arms[row.arm][0].experiment
         hue = f"var(--h{plots.HUES.index(look[row.arm].colour)})"
         where = "" if arms[row.arm][0].record["world"] == "alone" else f" · {_plug(experiment.topology)}"
+        told = _plug(experiment.method) + where
         share = 100 * max(0.0, min(1.0, row.accuracy.mean)) if row.accuracy else 0
         cells = [
             f'{_estimate(row.accuracy)}<span class="bar"><i style="width:{share:.1f}%;background:{hue}"></i></span>',
@@ -154,17 +162,11 @@ def _results(
             units.duration(row.seconds.mean) if row.seconds else units.NONE,
         ]
         if row.reach:
-            spent = (row.reach.rounds, row.reach.bytes, row.reach.seconds)
-            some = f" <span class='sub'>{row.reach.reached} of {row.seeds} seeds</span>" if row.reach.rounds else ""
-            some = some if row.reach.reached < row.seeds else ""
-            shown = [
-                _spent(one, form) for one, form in zip(spent, (units.count, units.size, units.duration), strict=True)
-            ]
-            cells += [shown[0] + some, *shown[1:]]
+            cells.append(_reached(row.reach))
         body.append(
             f"<tr{' class=best' if row is best and len(rows) > 1 else ''}>"
             f'<th><span class="chip" style="background:{hue}"></span>'
-            f'{html.escape(row.arm)}<span class="sub">{_plug(experiment.method)}{where}</span></th>'
+            f"{html.escape(row.arm)}{_sub(told)}</th>"
             + "".join(f'<td class="number">{cell}</td>' for cell in cells)
             + "</tr>"
         )
@@ -172,8 +174,17 @@ def _results(
     return f'<div class="panel"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
-def _spent(estimate: Estimate | None, form: Callable[[float], str]) -> str:
-    return form(estimate.mean) if estimate else "not reached"
+def _reached(reach: Reach) -> str:
+    """What it took to reach the target, and by how many seeds where not by all."""
+    if not (reach.rounds and reach.bytes and reach.seconds):
+        return f"not reached{_sub('')}"
+    some = "" if reach.reached == reach.seeds else f" ({reach.reached} of {reach.seeds} seeds)"
+    spent = f"{units.size(reach.bytes.mean)}, {units.duration(reach.seconds.mean)}{some}"
+    return f"{reach.rounds.mean:g} rounds{_sub(spent)}"
+
+
+def _sub(text: str) -> str:
+    return f'<span class="sub">{html.escape(text)}</span>'
 
 
 def _curves(arms: Mapping[str, Sequence[Run]], look: Mapping[str, plots.Look], target: float | None, of: int) -> str:
@@ -182,9 +193,9 @@ def _curves(arms: Mapping[str, Sequence[Run]], look: Mapping[str, plots.Look], t
     distances = {arm: runs for arm, runs in own.items() if runs[0].record["world"] == "graph"}
     figures = [
         _figure(
-            plots.curves(arms, target=target, look=look),
+            plots.curves(arms, target=target, look=look, width=10),
             "After each round: the mean over the nodes' own models, or the one model of a server." + only,
-            "wide tall",
+            "wide",
         )
     ]
     if any(run.summary()["bytes"] for runs in arms.values() for run in runs):
@@ -266,8 +277,7 @@ def _environment(arms: Mapping[str, Sequence[Run]]) -> str:
         folders = "<br>".join(f"<code>{html.escape(str(run.folder))}</code>" for run in runs)
         backend = f"{record['backend']}, {record['workers']} worker{'s' if record['workers'] != 1 else ''}"
         lines.append(
-            f"<tr><th>{html.escape(arm)}</th>"
-            f'<td>{backend}<span class="sub">{html.escape(record["backend_reason"])}</span></td><td>{folders}</td></tr>'
+            f"<tr><th>{html.escape(arm)}</th><td>{backend}{_sub(record['backend_reason'])}</td><td>{folders}</td></tr>"
         )
     facts: dict[str, dict[str, None]] = {}
     for runs in arms.values():

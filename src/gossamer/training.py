@@ -192,7 +192,7 @@ class Trainer:
             slot.zero_() if task.slots is None else slot.copy_(task.slots[name])
         lr = learner.rate(round, experiment.rounds)
         loss_sum, correct, seen, step = 0.0, 0, 0, -1
-        module = resident.module.train()
+        module = resident.module if resident.module.training else resident.module.train()
         torch.default_generator.manual_seed(torch_seed(experiment.seed, "modules", node, round))
         for step, index in enumerate(self.items.round_batches(experiment.seed, node, round, learner, task.steps)):
             inputs, labels = self.items.inputs[index], self.items.labels[index].flatten()

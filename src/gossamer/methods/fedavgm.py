@@ -22,7 +22,7 @@ class FedAvgM(FedAvg):
     paper's. Buffers are averaged, without momentum.
     """
 
-    source: ClassVar[str] = "Hsu et al. 2019, Section 4.3"
+    source: ClassVar[str] = "Hsu et al. 2019 (FedAvgM)"
 
     kind: Literal["fedavgm"] = "fedavgm"  # type: ignore[assignment]
     beta: float = Field(default=0.9, ge=0, lt=1, description="server momentum")

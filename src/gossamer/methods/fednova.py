@@ -30,7 +30,7 @@ class FedNova(FedAvg):
     G_i and leaves a_i alone. Buffers are averaged.
     """
 
-    source: ClassVar[str] = "Wang et al. 2020, Equations 6 to 8 and Section 4"
+    source: ClassVar[str] = "Wang et al. 2020 (generalised update rule, FedNova)"
 
     kind: Literal["fednova"] = "fednova"  # type: ignore[assignment]
     mu: float = Field(default=0.0, ge=0, description="strength of a proximal term at the nodes, as in FedProx")

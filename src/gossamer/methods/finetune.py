@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class FineTune(FedAvg):
     """Training is FedAvg; a node's own model is the server's row after some local steps, taken when it is evaluated.
 
-    The fine-tuned models are never sent and do not change the run. One epoch if neither steps nor epochs is given; the
-    learning rate is that of the round.
+    The fine-tuned models are never sent and do not change the run. An epoch is ceil(items / batch size) steps, and one
+    is taken if neither steps nor epochs is given; the learning rate is that of the round.
     """
 
-    source: ClassVar[str] = "Yu et al. 2020, Section 3.1 (fine-tuning); McMahan et al. 2017 for the global model"
+    source: ClassVar[str] = "Yu et al. 2020 (fine-tuning); McMahan et al. 2017, Algorithm 1 for the global model"
     personal: ClassVar[bool] = True
 
     kind: Literal["finetune"] = "finetune"  # type: ignore[assignment]

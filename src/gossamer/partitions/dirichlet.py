@@ -24,7 +24,9 @@ class Dirichlet(Partition):
     source: ClassVar[str] = "Yurochkin et al. 2019; Hsu et al. 2019; Li et al. 2022 (minimum size)"
 
     kind: Literal["dirichlet"] = "dirichlet"
-    alpha: float = Field(default=0.5, gt=0, description="concentration: 0.1 very uneven, 100 nearly even")
+    alpha: float = Field(
+        default=0.5, gt=0, allow_inf_nan=False, description="concentration: 0.1 very uneven, 100 nearly even"
+    )
     min_size: int = Field(default=10, ge=1, description="smallest number of items of a node")
 
     def deal(self, labels_M: Array, groups_M: Array | None, nodes: int | None, rng: np.random.Generator) -> Parts:

@@ -22,7 +22,9 @@ class DirichletPool(Partition):
     source: ClassVar[str] = "Hsu et al. 2019, Section 3, with a uniform prior over the classes"
 
     kind: Literal["dirichlet_pool"] = "dirichlet_pool"
-    alpha: float = Field(default=0.5, gt=0, description="concentration: 0.1 very uneven, 100 nearly even")
+    alpha: float = Field(
+        default=0.5, gt=0, allow_inf_nan=False, description="concentration: 0.1 very uneven, 100 nearly even"
+    )
     resample: bool = Field(default=True, description="draw anew at every step, else once")
     size: int | None = Field(
         default=None, ge=1, description="items of a node (of its epoch, if resampled); default: all items / nodes"

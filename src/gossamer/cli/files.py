@@ -1,0 +1,130 @@
+"""Commands about experiment files: new, validate, plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gossamer.cli.output import File, Json, Settings, console, emit, say, table
+from gossamer.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from gossamer.planning import Plan
+
+app = typer.Typer()
+
+SHOWN = 24
+"""Nodes whose neighbours are listed; --json has all."""
+
+
+@app.command(epilog="Example:\n\n  gossamer new my_experiment.toml")
+def new(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to write it.")] = Path("experiment.toml"),
+    json: Json = False,
+) -> None:
+    """Write an experiment file with every key, its default and what it means. Overwrites nothing."""
+    from gossamer.cli.template import template
+
+    text = template(file.stem)
+    try:
+        with open(file, "x", encoding="utf-8") as sink:
+            sink.write(text)
+    except FileExistsError:
+        raise ExperimentError(f"{file} exists; choose another name, e.g. gossamer new {file.stem}_2.toml") from None
+    except OSError as error:
+        raise ExperimentError(f"cannot write {file}: {error.strerror}") from None
+    if json:
+        emit({"file": file})
+    else:
+        print(f"Wrote {file}. Run it with: gossamer run {file}")
+
+
+@app.command(epilog="Example:\n\n  gossamer validate examples/first.toml")
+def validate(file: File, set_: Settings = None, json: Json = False) -> None:
+    """Check an experiment file without loading data or building a model."""
+    from gossamer.arms import expand, load_arms, load_sweep
+
+    try:
+        arms = load_arms(file, set_ or ())
+        grid = expand(arms, load_sweep(file, set_ or ()))
+    except ExperimentError as error:
+        if json:
+            emit({"valid": False, "error": str(error)})
+        raise
+    if json:
+        emit({"valid": True, "arms": {name: experiment.to_dict() for name, experiment in arms.items()}, "sweep": list(grid)})
+        return
+    points = f", {len(grid)} points to sweep" if len(grid) > len(arms) else ""
+    print(f"{file} is valid: {len(arms)} arm{'s' if len(arms) != 1 else ''} ({', '.join(arms)}){points}")
+
+
+@app.command(epilog="Example:\n\n  gossamer plan examples/first.toml --set nodes=100")
+def plan(file: File, set_: Settings = None, json: Json = False) -> None:
+    """Say what a run will be before it runs: nodes, graph, who hears whom, parameters, bytes, memory."""
+    from gossamer.arms import load_arms
+    from gossamer.planning import plan as plan_of
+
+    plans = {arm: plan_of(experiment) for arm, experiment in load_arms(file, set_ or ()).items()}
+    if json:
+        emit({"arms": {arm: {**one.to_dict(), "hears": _hears(one)} for arm, one in plans.items()}})
+        return
+    out = console()
+    for arm, one in plans.items():
+        out.print(table(["", arm], _facts(one), numbers=False))
+        for warning in one.warnings:
+            say(f"warning: {arm}: {warning}")
+
+
+def _facts(one: Plan) -> list[list[str]]:
+    """What a plan says, as lines of (what, value)."""
+    from gossamer import units
+    from gossamer.units import count, size
+
+    experiment, samples, graph = one.experiment, sorted(one.samples), one.graph
+    frozen = f" ({count(one.trainable)} trained)" if one.trainable != one.parameters else ""
+    rounds = f"{one.rounds}, {one.participants} of {one.nodes} nodes take part in each"
+    memory = ", ".join(f"{part} {size(value)}" for part, value in one.memory_bytes.items() if part != "total" and value)
+    lines = [
+        ["data", f"{experiment.data.kind}, split by {experiment.partition.kind}"],
+        ["nodes", f"{one.nodes}, with {samples[0]} to {samples[-1]} training items (median {samples[len(samples) // 2]})"],
+        ["model", f"{experiment.model.kind}, {count(one.parameters)} parameters{frozen}"],
+        ["method", f"{experiment.method.kind}, learner {experiment.learner.kind} (lr {experiment.learner.lr:g})"],
+        ["rounds", rounds if one.participants < one.nodes else str(one.rounds)],
+    ]
+    if experiment.method.world == "alone":
+        lines.append(["who hears whom", "nobody"])
+    elif graph is None:
+        lines.append(["who hears whom", "the server hears the participants, the participants hear the server"])
+    else:
+        degree = str(graph.degree_min) if graph.degree_min == graph.degree_max else f"{graph.degree_min}–{graph.degree_max}"
+        gap = graph.spectral_gap_note if graph.spectral_gap is None else f"{graph.spectral_gap:.4g}"
+        links = "one-way edges" if graph.directed else "links"
+        whole = "connected" if graph.components == 1 else f"{graph.components} components"
+        lines.append(["graph", f"{experiment.topology.kind}: {graph.edges} {links}, degree {degree}, {whole}"])
+        lines.append(["mixing", f"{experiment.topology.weights}, {graph.stochasticity} stochastic, spectral gap {gap}"])
+        hears = _hears(one)
+        told = [f"{node} hears {', '.join(map(str, others))}" for node, others in list(enumerate(hears))[:SHOWN]]
+        more = f"\n... and {len(hears) - SHOWN} more (--json has all)" if len(hears) > SHOWN else ""
+        lines.append(["who hears whom", "\n".join(told) + more])
+    lines += [
+        ["message", f"{size(one.message_bytes['up'])} up, {size(one.message_bytes['down'])} down"],
+        ["sent", f"{size(one.bytes_per_round)} a round, {size(one.bytes_total)} in all ({count(one.bytes_total)} bytes)"],
+        ["set-up", size(one.setup_bytes)] if one.setup_bytes else [],
+        ["memory", f"about {units.size(one.memory_bytes['total'])} at most: {memory}"],
+        ["back end", one.backend],
+    ]
+    return [line for line in lines if line]
+
+
+def _hears(one: Plan) -> list[list[int]]:
+    """Whom each node hears in the first round; empty with a server or without a graph."""
+    from gossamer.mixing import edges_of
+
+    if one.graph is None:
+        return []
+    hears: list[list[int]] = [[] for _ in range(one.nodes)]
+    for sender, receiver in edges_of(one.experiment.topology, one.nodes, one.experiment.seed).tolist():
+        hears[receiver].append(sender)
+    return hears

@@ -1,0 +1,98 @@
+"""What goes to the terminal: tables and JSON on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from gossamer.compare import Estimate, Row
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to standard output.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (TOML).", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every arm, e.g. learner.lr=0.05; repeatable."),
+]
+WIDE = 132
+"""Columns of a table where standard output is no terminal, so that log files get whole lines."""
+
+
+def console() -> Console:
+    """Standard output as a rich console."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line for the reader, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(values: Any) -> None:
+    """Values as JSON on standard output."""
+    print(json.dumps(plain(values), indent=2, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's own types: paths as strings, what is no number as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+
+
+def table(columns: Sequence[str], lines: Iterable[Sequence[str]], title: str = "", numbers: bool = True) -> Table:
+    """A table whose first column names things; with `numbers` the others are set flush right."""
+    from rich import box
+    from rich.table import Table
+
+    drawn = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for place, name in enumerate(columns):
+        right = numbers and place > 0
+        drawn.add_column(name, justify="right" if right else "left", no_wrap=right or place == 0, overflow="fold")
+    for line in lines:
+        drawn.add_row(*line)
+    return drawn
+
+
+def arms_table(rows: Sequence[Row], target: float | None = None, title: str = "") -> Table:
+    """The table of arms; the best mean test accuracy is set in bold."""
+    from rich.markup import escape
+
+    from gossamer import units
+
+    def shown(estimate: Estimate | None) -> str:
+        return units.fraction(estimate.mean, estimate.half_width) if estimate else units.NONE
+
+    best = max(rows, key=lambda row: row.accuracy.mean if row.accuracy else -1.0)
+    columns = ["arm", "test accuracy", "worst node", "merged model", "own validation", "sent", "time"]
+    columns += [] if target is None else [f"rounds to {target:g}", "sent", "time"]
+    lines = []
+    for row in rows:
+        cells = [escape(row.arm), *map(shown, (row.accuracy, row.worst, row.merged, row.validation))]
+        cells += [
+            units.size(row.bytes.mean if row.bytes else None),
+            units.duration(row.seconds.mean if row.seconds else None),
+        ]
+        if row.reach:
+            reached = "" if row.reach.reached in (0, row.seeds) else f" ({row.reach.reached}/{row.seeds})"
+            rounds, sent, time = (part.mean if part else None for part in (row.reach.rounds, row.reach.bytes, row.reach.seconds))
+            cells += ["never" if rounds is None else f"{rounds:.4g}{reached}", units.size(sent), units.duration(time)]
+        lines.append([f"[bold]{cell}[/]" if row is best and len(rows) > 1 else cell for cell in cells])
+    seeds = max(row.seeds for row in rows)
+    note = f"mean ± half of the 95 % interval, {seeds} seeds" if seeds > 1 else ""
+    return table(columns, lines, title=title or note)

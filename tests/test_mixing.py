@@ -1,0 +1,290 @@
+"""Mixing: matrices against their formula, the product against dense float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, Literal
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+
+from gossamer.errors import ExperimentError
+from gossamer.mixing import (
+    BLOCK,
+    column_ranges,
+    edges_of,
+    mix,
+    mixing_matrix,
+    spectral_gap,
+    stochasticity,
+)
+from gossamer.randomness import generator
+from gossamer.topologies import Topology, both_ways
+from gossamer.topologies.complete import Complete
+from gossamer.topologies.erdos_renyi import ErdosRenyi
+from gossamer.topologies.random_regular import RandomRegular
+
+Array = np.ndarray[Any, Any]
+Weights = Literal["metropolis", "uniform"]
+WEIGHTS: tuple[Weights, ...] = ("metropolis", "uniform")
+FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+
+@st.composite
+def graphs(draw: st.DrawFn, directed: bool = False) -> tuple[Array, int]:
+    """Edges and number of nodes of any small graph."""
+    nodes = draw(st.integers(1, 9))
+    number = st.integers(0, nodes - 1)
+    pairs = np.array(draw(st.lists(st.tuples(number, number), max_size=20)), dtype=np.int64).reshape(-1, 2)
+    if not directed:
+        return both_ways(pairs), nodes
+    return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0), nodes
+
+
+def slow_matrix(edges_E2: Array, nodes: int, weights: Weights) -> Array:
+    """The definition, word for word."""
+    heard = [{int(a) for a, b in edges_E2 if b == i} for i in range(nodes)]
+    W_NN = np.zeros((nodes, nodes))
+    for i in range(nodes):
+        for j in heard[i]:
+            W_NN[i, j] = (
+                1 / (1 + max(len(heard[i]), len(heard[j]))) if weights == "metropolis" else 1 / (len(heard[i]) + 1)
+            )
+        W_NN[i, i] = 1 - W_NN[i].sum()
+    return W_NN
+
+
+def random_rows(nodes: int, columns: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(nodes, columns, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def mixed(W: csr_array, rows_ND: torch.Tensor) -> torch.Tensor:
+    out_RD = torch.full((W.shape[0], rows_ND.shape[1]), float("nan"), dtype=rows_ND.dtype)
+    mix(W, rows_ND, out_RD)
+    return out_RD
+
+
+def matrix(topology: Topology, nodes: int, seed: int = 0) -> csr_array:
+    return mixing_matrix(edges_of(topology, nodes, seed), nodes, topology.weights)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# One matrix for each way `mix` works: sparse sum, equal rows, dense product.
+SPARSE = matrix(RandomRegular(), 90)
+EQUAL = matrix(Complete(), 90)
+DENSE = matrix(ErdosRenyi(p=0.5), 90)
+MATRICES = pytest.mark.parametrize("W", [SPARSE, EQUAL, DENSE], ids=["sparse", "equal", "dense"])
+
+
+# ---- the matrix ---------------------------------------------------------------------------------------------------
+
+
+@given(graphs(), st.sampled_from(WEIGHTS))
+def test_the_matrix_is_its_definition(graph: tuple[Array, int], weights: Weights) -> None:
+    edges_E2, nodes = graph
+    W_NN = mixing_matrix(edges_E2, nodes, weights)
+    assert isinstance(W_NN, csr_array)
+    assert W_NN.dtype == np.float64
+    np.testing.assert_allclose(W_NN.toarray(), slow_matrix(edges_E2, nodes, weights), rtol=0, atol=1e-15)
+    assert all((np.diff(W_NN.indices[a:b]) > 0).all() for a, b in pairwise(W_NN.indptr))
+    assert (W_NN.diagonal() > 0).all()
+
+
+@given(graphs())
+def test_metropolis_is_symmetric_and_doubly_stochastic(graph: tuple[Array, int]) -> None:
+    W_NN = mixing_matrix(*graph, "metropolis")
+    assert (W_NN.toarray() == W_NN.toarray().T).all()
+    assert stochasticity(W_NN) == "doubly"
+
+
+@given(graphs(directed=True))
+def test_uniform_averages_what_is_heard_on_directed_graphs(graph: tuple[Array, int]) -> None:
+    W_NN = mixing_matrix(*graph, "uniform")
+    np.testing.assert_allclose(W_NN.toarray(), slow_matrix(*graph, "uniform"), atol=1e-15)
+    assert stochasticity(W_NN) in ("row", "doubly")
+
+
+@given(graphs(), st.sampled_from(WEIGHTS), st.data())
+def test_participants_mix_on_their_induced_subgraph(
+    graph: tuple[Array, int], weights: Weights, data: st.DataObject
+) -> None:
+    edges_E2, nodes = graph
+    present = sorted(data.draw(st.sets(st.integers(0, nodes - 1))))
+    W_NN = mixing_matrix(edges_E2, nodes, weights, present).toarray()
+    part = nx.DiGraph(edges_E2.tolist()).subgraph(present)
+    place = {node: k for k, node in enumerate(present)}
+    inside = np.array([(place[a], place[b]) for a, b in part.edges], dtype=np.int64).reshape(-1, 2)
+    expected = np.eye(nodes)
+    expected[np.ix_(present, present)] = slow_matrix(inside, len(present), weights)
+    np.testing.assert_allclose(W_NN, expected, rtol=0, atol=1e-15)
+
+
+def test_everybody_present_changes_nothing() -> None:
+    edges_E2 = edges_of(ErdosRenyi(), 30, 0)
+    whole, named = mixing_matrix(edges_E2, 30, "metropolis"), mixing_matrix(edges_E2, 30, "metropolis", range(30))
+    assert (whole.toarray() == named.toarray()).all()
+
+
+def test_metropolis_is_refused_on_directed_graphs() -> None:
+    with pytest.raises(ExperimentError, match=r"topology\.weights = 'metropolis' .* use weights = 'uniform'"):
+        mixing_matrix(np.array([[0, 1], [1, 2], [2, 0]]), 3, "metropolis")
+
+
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        (np.zeros((3, 3), dtype=np.int64), r"\[E, 2\]"),
+        (np.zeros((1, 2)), "found float64"),
+        (np.array([[0, 4]]), r"0\.\.3, found 0\.\.4"),
+        (np.array([[2, 2]]), "joins a node to itself"),
+        (np.array([[0, 1], [1, 0], [0, 1]]), r"\(0, 1\) is listed twice"),
+    ],
+)
+def test_edges_that_are_none_are_refused(edges: Array, message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
+        mixing_matrix(edges, 4, "uniform")
+
+
+# ---- the product --------------------------------------------------------------------------------------------------
+
+
+@MATRICES
+@FLOATS
+@pytest.mark.parametrize("columns", [1, 7, BLOCK, 2 * BLOCK + 5])
+def test_mix_is_the_matrix_product(W: csr_array, dtype: torch.dtype, columns: int) -> None:
+    rows_ND = random_rows(90, columns, dtype)
+    expected = W.toarray() @ rows_ND.double().numpy()
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-14
+    np.testing.assert_allclose(mixed(W, rows_ND).double().numpy(), expected, rtol=0, atol=tolerance)
+
+
+@settings(deadline=None)
+@given(graphs(), st.sampled_from(WEIGHTS), st.integers(1, 5))
+def test_mix_is_the_matrix_product_on_any_graph(graph: tuple[Array, int], weights: Weights, columns: int) -> None:
+    edges_E2, nodes = graph
+    W_NN, rows_ND = mixing_matrix(edges_E2, nodes, weights), random_rows(nodes, columns)
+    expected = slow_matrix(edges_E2, nodes, weights) @ rows_ND.numpy()
+    np.testing.assert_allclose(mixed(W_NN, rows_ND).numpy(), expected, rtol=0, atol=1e-14)
+
+
+@MATRICES
+def test_the_mean_stays_and_the_spread_shrinks_by_the_gap(W: csr_array) -> None:
+    rows_ND = random_rows(90, 50)
+    after_ND, mean_D = mixed(W, rows_ND), rows_ND.mean(0)
+    torch.testing.assert_close(after_ND.mean(0), mean_D, rtol=0, atol=1e-14)
+    gap = spectral_gap(W)
+    assert gap is not None
+    bound = (1 - gap) * (rows_ND - mean_D).norm(dim=0) + 1e-12
+    assert ((after_ND - mean_D).norm(dim=0) <= bound).all()
+
+
+@MATRICES
+@FLOATS
+def test_consensus_is_a_fixed_point(W: csr_array, dtype: torch.dtype) -> None:
+    rows_ND = random_rows(1, 50, dtype).expand(90, 50).contiguous()
+    torch.testing.assert_close(mixed(W, rows_ND), rows_ND, rtol=90 * torch.finfo(dtype).eps, atol=0)
+
+
+@MATRICES
+def test_renaming_the_nodes_renames_the_result(W: csr_array) -> None:
+    order = generator(0, "test").permutation(90)
+    renamed, rows_ND = csr_array(W.toarray()[np.ix_(order, order)]), random_rows(90, 20)
+    torch.testing.assert_close(mixed(renamed, rows_ND[order]), mixed(W, rows_ND)[order], rtol=0, atol=1e-14)
+
+
+@MATRICES
+@FLOATS
+@pytest.mark.parametrize("parts", [2, 3, 50])
+def test_column_ranges_change_no_bit(W: csr_array, dtype: torch.dtype, parts: int) -> None:
+    rows_ND = random_rows(90, 5 * BLOCK + 77, dtype)
+    out_ND = torch.full_like(rows_ND, float("nan"))
+    for start, stop in column_ranges(rows_ND.shape[1], parts):
+        mix(W, rows_ND, out_ND, start, stop)
+    assert torch.equal(out_ND, mixed(W, rows_ND))
+
+
+@MATRICES
+@FLOATS
+def test_threads_change_no_bit_and_are_left_as_they_were(W: csr_array, dtype: torch.dtype) -> None:
+    rows_ND = random_rows(90, 40_000, dtype)
+    one = mixed(W, rows_ND)
+    with threads(2):
+        assert torch.equal(mixed(W, rows_ND), one)
+        assert torch.get_num_threads() == 2
+
+
+@given(st.integers(0, 20 * BLOCK), st.integers(1, 12))
+def test_column_ranges_cover_every_column_once(columns: int, parts: int) -> None:
+    ranges = column_ranges(columns, parts)
+    assert sum(stop - start for start, stop in ranges) == columns
+    assert all(start == 0 for start, _ in ranges[:1])
+    assert all(stop == following for (_, stop), (following, _) in pairwise(ranges))
+    assert len(ranges) <= parts
+    assert all(start % BLOCK == 0 and start < stop for start, stop in ranges)
+
+
+@pytest.mark.parametrize("W", [SPARSE, EQUAL], ids=["sparse", "equal"])
+def test_some_receivers_get_what_they_get_among_all(W: csr_array) -> None:
+    rows_ND = random_rows(90, 333, torch.float32)
+    for a, b in ((0, 16), (16, 17), (80, 90)):
+        assert torch.equal(mixed(W[a:b], rows_ND), mixed(W, rows_ND)[a:b])
+
+
+def test_all_nodes_of_a_complete_graph_agree_bitwise() -> None:
+    after_ND = mixed(EQUAL, random_rows(90, 333, torch.float32))
+    assert (after_ND == after_ND[0]).all()
+
+
+@MATRICES
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_nan_reaches_only_those_who_hear_it(W: csr_array, poison: float) -> None:
+    absent = mixing_matrix(edges_of(ErdosRenyi(p=0.5), 90, 0), 90, "metropolis", range(5, 90))
+    for matrix_NN in (W, absent):
+        rows_ND = random_rows(90, 30)
+        rows_ND[3, 10] = poison
+        finite_ND = torch.isfinite(mixed(matrix_NN, rows_ND))
+        assert finite_ND[:, :10].all()
+        assert finite_ND[:, 11:].all()
+        assert (finite_ND[:, 10].numpy() == (matrix_NN.toarray()[:, 3] == 0)).all()
+
+
+def test_a_receiver_that_hears_nothing_gets_zeros() -> None:
+    W = csr_array(np.array([[0.0, 0.0], [0.5, 0.5]]))
+    assert mixed(W, torch.tensor([[2.0], [4.0]])).tolist() == [[0.0], [3.0]]
+
+
+def test_absent_nodes_keep_their_row_bitwise() -> None:
+    W = mixing_matrix(edges_of(RandomRegular(), 90, 0), 90, "metropolis", range(0, 90, 2))
+    rows_ND = random_rows(90, 40, torch.float32)
+    assert torch.equal(mixed(W, rows_ND)[1::2], rows_ND[1::2])
+
+
+def test_rows_may_be_a_part_of_a_wider_matrix() -> None:
+    wide_ND = random_rows(90, 100, torch.float32)
+    for W in (SPARSE, DENSE):
+        assert torch.equal(mixed(W, wide_ND[:, 20:70]), mixed(W, wide_ND[:, 20:70].contiguous()))
+
+
+def test_working_in_place_and_cutting_blocks_are_refused() -> None:
+    rows_ND = random_rows(90, 3 * BLOCK)
+    with pytest.raises(ValueError, match="in place"):
+        mix(SPARSE, rows_ND, rows_ND)
+    for start, stop in ((1, BLOCK), (0, BLOCK + 1)):
+        with pytest.raises(ValueError, match="column_ranges"):
+            mix(SPARSE, rows_ND, torch.empty_like(rows_ND), start, stop)
