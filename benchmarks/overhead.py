@@ -101,7 +101,9 @@ def engine_seconds(nodes: int, steps: int) -> float:
 
 def round_memory(participants: int) -> int:
     """Largest PSS during a round beyond that before it."""
-    federation = Federation(experiment(1000, 1, 10).replace(schedule={"kind": "every", "participation": participants / 1000}))
+    federation = Federation(
+        experiment(1000, 1, 10).replace(schedule={"kind": "every", "participation": participants / 1000})
+    )
     backend = Eager(federation)
     play(federation, backend, 0)
     before = proportional_set_size()

@@ -95,7 +95,7 @@ def test_errors_name_the_field_and_the_fix(values: dict[str, Any], parts: list[s
 
 
 def test_malformed_files(tmp_path: Path) -> None:
-    with pytest.raises(ExperimentError, match="not valid TOML.*line 1"):
+    with pytest.raises(ExperimentError, match=r"not valid TOML.*line 1"):
         Experiment.from_toml("nodes = = 3")
     with pytest.raises(ExperimentError, match="cannot read"):
         Experiment.load(tmp_path / "absent.toml")
@@ -126,7 +126,7 @@ def test_a_plug_of_the_users_own_from_a_file(tmp_path: Path, monkeypatch: pytest
     experiment = Experiment(aggregator={"file": "mine.py", "power": 3.0})
     assert experiment.aggregator.kind == "mine"
     assert Experiment.from_toml(experiment.to_toml()).to_toml() == experiment.to_toml()
-    with pytest.raises(ExperimentError, match="aggregator.*pwr"):
+    with pytest.raises(ExperimentError, match=r"aggregator.*pwr"):
         Experiment(aggregator={"file": "mine.py", "pwr": 3.0})
 
 

@@ -20,7 +20,10 @@ def test_fold_is_the_weighted_mean_in_blocks(n: int, seed: int) -> None:
     expected = (weights @ rows.double()) / weights.sum()
     assert torch.allclose(fold.mean().double(), expected, atol=1e-6)
     blocks = [
-        sum((float(w) * r for r, w in zip(rows[i + 1 : i + BLOCK], weights[i + 1 : i + BLOCK], strict=True)), float(weights[i]) * rows[i])
+        sum(
+            (float(w) * r for r, w in zip(rows[i + 1 : i + BLOCK], weights[i + 1 : i + BLOCK], strict=True)),
+            float(weights[i]) * rows[i],
+        )
         for i in range(0, n, BLOCK)
     ]
     total = blocks[0]

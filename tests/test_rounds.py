@@ -27,7 +27,9 @@ def test_one_or_several_workers_give_bitwise_the_same(world: str, tmp_path: Path
     experiment = small(**WORLDS[world])
     eager = gossamer.run(experiment, tmp_path / "eager")
     for workers in (1, 3):
-        parallel = gossamer.run(experiment.replace(backend="parallel", workers=workers), tmp_path / f"parallel{workers}")
+        parallel = gossamer.run(
+            experiment.replace(backend="parallel", workers=workers), tmp_path / f"parallel{workers}"
+        )
         assert_same(eager, parallel)
 
 
@@ -94,7 +96,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_it_says_so(tmp_path: Path) -> N
     content[-3] ^= 1
     newest.write_bytes(bytes(content))
     warnings: list[str] = []
-    run = gossamer.resume(tmp_path / "run", lambda e: warnings.append(e.values["text"]) if e.kind == "warning" else None)
+    run = gossamer.resume(
+        tmp_path / "run", lambda e: warnings.append(e.values["text"]) if e.kind == "warning" else None
+    )
     assert "damaged" in warnings[0]
     assert_same(whole, run)
 
@@ -104,7 +108,7 @@ def test_a_changed_experiment_is_not_resumed(tmp_path: Path) -> None:
         gossamer.run(small(), tmp_path / "run", stopper(2))
     path = tmp_path / "run" / "experiment.toml"
     path.write_text(path.read_text().replace("rounds = 5", "rounds = 6"))
-    with pytest.raises(RunError, match="changed.*rounds"):
+    with pytest.raises(RunError, match=r"changed.*rounds"):
         gossamer.resume(tmp_path / "run")
 
 
@@ -199,7 +203,7 @@ def test_a_full_disk_stops_the_run_with_a_clear_error(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     experiment = small(checkpoint={"every": 1, "max_share": 1.0})
-    with pytest.raises(RunError, match="disk is full.*gossamer resume"):
+    with pytest.raises(RunError, match=r"disk is full.*gossamer resume"):
         gossamer.run(experiment, tmp_path / "run")
     monkeypatch.undo()
     assert not list((tmp_path / "run").rglob(".*"))
@@ -207,7 +211,10 @@ def test_a_full_disk_stops_the_run_with_a_clear_error(tmp_path: Path, monkeypatc
 
 
 def test_a_model_that_does_not_fit_the_labels(tmp_path: Path) -> None:
-    for model, message in ((nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), "10 classes"), (nn.Linear(5, 5), "cannot take")):
+    for model, message in (
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), "10 classes"),
+        (nn.Linear(5, 5), "cannot take"),
+    ):
         for attempt in (lambda e: gossamer.run(e, tmp_path / "run"), gossamer.plan):
             with pytest.raises(ExperimentError, match=message):
                 attempt(small(model=model))

@@ -56,7 +56,12 @@ def lenet(dtype: str, **changes: Any) -> gossamer.Experiment:
 
 def test_lenet_in_float64_after_five_rounds(tmp_path: Path) -> None:
     eager = gossamer.run(lenet("float64"), tmp_path / "eager")
-    batched = gossamer.run(lenet("float64", ).replace(backend="vmap"), tmp_path / "vmap")
+    batched = gossamer.run(
+        lenet(
+            "float64",
+        ).replace(backend="vmap"),
+        tmp_path / "vmap",
+    )
     apart = (state_of(eager)["state.row"] - state_of(batched)["state.row"]).abs().max()
     assert float(apart) < 1e-9
 

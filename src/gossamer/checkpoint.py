@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Tensor]]:
 
 
 def latest_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor], list[str]] | None:
-    """The newest checkpoint that is sound, with a warning for each damaged one passed over; None where none was written.
+    """The newest sound checkpoint, with a warning for each damaged one passed over; None where none was written.
 
     Raises CheckpointError where there are checkpoints and all are damaged.
     """
@@ -92,7 +92,9 @@ def latest_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor], list[s
 def restore(into: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
     """Copy a checkpoint's tensors into the arrays of a population. Raises RunError where they do not match."""
     if into.keys() != tensors.keys() or any(into[k].shape != tensors[k].shape for k in into):
-        raise RunError("the checkpoint does not fit the experiment: other tensors or shapes; was the model's code changed?")
+        raise RunError(
+            "the checkpoint does not fit the experiment: other tensors or shapes; was the model's code changed?"
+        )
     for name, value in tensors.items():
         into[name].copy_(value)
 

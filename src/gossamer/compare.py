@@ -148,13 +148,17 @@ def reach(runs: Sequence[Run], target: float, metric: str = "test_accuracy") -> 
 
 @dataclass(frozen=True)
 class Row:
-    """One arm of a comparison. `merged` is the global or averaged model; `reach` is None without a target."""
+    """One arm of a comparison. `merged` is the global or averaged model, `validation` the nodes' own items.
+
+    `reach` is None without a target.
+    """
 
     arm: str
     seeds: int
     accuracy: Estimate | None
     worst: Estimate | None
     merged: Estimate | None
+    validation: Estimate | None
     bytes: Estimate | None
     seconds: Estimate | None
     rounds: int
@@ -178,6 +182,7 @@ def _row(arm: str, runs: Sequence[Run], target: float | None) -> Row:
         accuracy=over_seeds("test_accuracy"),
         worst=over_seeds("worst_node"),
         merged=over_seeds("merged_accuracy"),
+        validation=over_seeds("validation_accuracy"),
         bytes=over_seeds("bytes"),
         seconds=over_seeds("seconds"),
         rounds=max(int(summary["rounds"]) for summary in summaries),

@@ -117,7 +117,9 @@ class Experiment(Section):
     backend: Literal["auto", "eager", "parallel", "vmap"] = Field(
         default="auto", description="where local work runs; auto measures and picks eager or parallel"
     )
-    workers: int | None = Field(default=None, ge=1, description="processes of the parallel back end; default: all cores")
+    workers: int | None = Field(
+        default=None, ge=1, description="processes of the parallel back end; default: all cores"
+    )
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -1,7 +1,7 @@
 """A federation: an experiment made ready to run. What every back end works on.
 
 Everything here is built once, before worker processes are forked, and is the same in all of them: data, the resident
-module, the population in shared memory. `local_work` and `evaluate` are then pure in what they are given: node and round.
+module, the population in shared memory. `local_work` and `evaluate_node` then depend on node and round only.
 """
 
 from __future__ import annotations
@@ -146,6 +146,11 @@ class Federation:
     def folds(self) -> bool:
         """Whether messages are folded into one running mean as they arrive (a server with a linear aggregator)."""
         return self.has_server and self.experiment.aggregator.linear
+
+    @property
+    def merges(self) -> bool:
+        """Whether there is one model for all to measure: the server's, or the mean of what neighbours agree on."""
+        return self.method.world != "alone" and self.method.one_model
 
     # ---- who and when ------------------------------------------------------------------------------------------
 
@@ -338,5 +343,3 @@ def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> t
 def node_error(error: Exception, node: int, round: int, stage: str) -> NodeError:
     """A node's exception with its own traceback."""
     return NodeError(node, round, stage, f"{type(error).__name__}: {error}", traceback.format_exc())
-
-

@@ -57,11 +57,11 @@ class Layout:
         kept: list[str] = []
         position = 0
         persistent = set(module.state_dict(keep_vars=True))
-        for name, tensor in module.named_parameters():
-            if name in frozen or not tensor.requires_grad:
+        for name, parameter in module.named_parameters():
+            if name in frozen or not parameter.requires_grad:
                 kept.append(name)
                 continue
-            entries.append(Entry(name, tuple(tensor.shape), position, True))
+            entries.append(Entry(name, tuple(parameter.shape), position, True))
             position = entries[-1].stop
         for name, tensor in module.named_buffers():
             if name in persistent:

@@ -172,8 +172,8 @@ def mix(W_RN: csr_array, rows_ND: Tensor, out_RD: Tensor, start: int = 0, stop: 
             add_up(rows_ND[:, start:stop], out_RD[:, start:stop])
             return
         dense_RN = torch.from_numpy(W_RN.toarray()).to(rows_ND.dtype)
-        for a in range(start, stop, BLOCK):
-            block = slice(a, min(a + BLOCK, stop))
+        for left in range(start, stop, BLOCK):
+            block = slice(left, min(left + BLOCK, stop))
             if rows_ND[:, block].sum().isfinite():
                 torch.mm(dense_RN, rows_ND[:, block], out=out_RD[:, block])
             else:

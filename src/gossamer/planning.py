@@ -22,7 +22,6 @@ from gossamer.mixing import describe, edges_of
 from gossamer.randomness import generator
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from gossamer.layout import Layout
@@ -55,17 +54,16 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("experiment", "graph")}
+        values = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("experiment", "graph")
+        }
         graph = None if self.graph is None else dataclasses.asdict(self.graph)
         return {**values, "experiment": self.experiment.to_dict(), "graph": graph}
 
 
 def plan(experiment: Experiment) -> Plan:
     """The plan of an experiment. Loads the data, builds no weights. Raises ExperimentError for what cannot run."""
-    import pyarrow.parquet
-    import safetensors.torch
-    import scipy.sparse
-    import torch  # noqa: F401 - loaded before memory is measured, as the run will
+    import torch
 
     from gossamer.federation import deal, first_messages, load_dataset
     from gossamer.population import as_dtype
@@ -128,9 +126,7 @@ def _on_meta(experiment: Experiment, shards: Shards) -> tuple[nn.Module, Layout]
     except NotImplementedError:
         return module, layout  # An operation without a meta kernel: the run itself will check.
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ExperimentError(
-            f"model: it cannot take inputs of shape {shape}: {error}".replace("\n", " ")
-        ) from error
+        raise ExperimentError(f"model: it cannot take inputs of shape {shape}: {error}".replace("\n", " ")) from error
     check_logits(tuple(logits.shape), (2, *shards.test_labels.shape[1:]), classes)
     return module, layout
 
@@ -218,7 +214,9 @@ def _activations(module: nn.Module, shards: Shards, batch: int, experiment: Expe
 
     leaves = [m for m in module.modules() if not any(m.children())]
     hooks = [leaf.register_forward_hook(count) for leaf in leaves]
-    inputs = torch.empty((batch, *shards.inputs.shape[1:]), dtype=torch.from_numpy(shards.inputs[:0]).dtype, device="meta")
+    inputs = torch.empty(
+        (batch, *shards.inputs.shape[1:]), dtype=torch.from_numpy(shards.inputs[:0]).dtype, device="meta"
+    )
     try:
         with torch.no_grad():
             module(inputs)

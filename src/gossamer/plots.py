@@ -37,6 +37,7 @@ TITLES = {
     "train_loss": "Training loss",
     "consensus_distance": "Distance between the nodes' models",
 }
+OVER = {"rounds": "", "bytes": " over data sent", "seconds": " over time"}
 AXES = {"rounds": "round", "bytes": "sent by all nodes together", "seconds": "seconds"}
 
 
@@ -116,7 +117,8 @@ def curves(
         ends.append((drawn.x[-1], drawn.mean[-1], colour))
     for x, y, colour in ends:
         ax.plot(x, y, "o", color=colour, markersize=5, markeredgecolor=SURFACE, markeredgewidth=1, zorder=5)
-    title(ax, TITLES.get(metric, metric.replace("_", " ")), f"mean and range of {seeds} seeds" if seeds > 1 else "")
+    what = TITLES.get(metric, metric.replace("_", " ")) + OVER[over]
+    title(ax, what, f"mean and range of {seeds} seeds" if seeds > 1 else "")
     _scale(ax, metric)
     ax.set_xlabel(AXES[over])
     _scale_x(ax, over, [x for x, _, _ in ends])

@@ -60,7 +60,7 @@ P = TypeVar("P", bound=Plug)
 
 
 class Choice:
-    """Annotation marker: `Annotated[Partition, Choice()]` accepts a plug, its table, its kind, or what `adopt` takes."""
+    """Annotation marker: `Annotated[Partition, Choice()]` takes a plug, its table, its kind, or what `adopt` takes."""
 
     def __get_pydantic_core_schema__(self, base: type[Plug], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         known = discover(base)
@@ -79,7 +79,7 @@ class Choice:
                 if adopted is None:
                     raise PydanticCustomError(
                         "not_a_plug",
-                        "a {what} cannot be used as {base}: give a kind, a table with a kind, or an object of class {base}",
+                        "{what} cannot be used as {base}: give a kind, a table with a kind, or such an object",
                         {"what": type(value).__name__, "base": base.__name__},
                     )
                 return adopted

@@ -75,7 +75,8 @@ class Population:
 
 def shared(count: int, like: Tensor) -> Tensor:
     """Zeros [count, *like.shape] in memory that worker processes share."""
-    return like.new_zeros((count, *like.shape)).share_memory_()
+    zeros: Tensor = like.new_zeros((count, *like.shape)).share_memory_()  # type: ignore[no-untyped-call]
+    return zeros
 
 
 class Fold:

@@ -45,7 +45,7 @@ def render(arms: Mapping[str, Sequence[Run]], target: float | None = None) -> st
     first = next(iter(arms.values()))[0]
     template = Template(importlib.resources.files("gossamer").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=html.escape(_title(arms)),
+        title=html.escape(title(arms)),
         lede=_lede(arms, first),
         warnings=_warnings(arms),
         cards=_cards(rows, best[0], arms),
@@ -63,7 +63,7 @@ def _mean(estimate: Estimate | None) -> float:
     return estimate.mean if estimate else float("-inf")
 
 
-def _title(arms: Mapping[str, Sequence[Run]]) -> str:
+def title(arms: Mapping[str, Sequence[Run]]) -> str:
     """What the names of all experiments share."""
     names = [runs[0].experiment.name for runs in arms.values()]
     shared = names[0] if len(set(names)) == 1 else names[0].removesuffix(f"-{next(iter(arms))}")
@@ -203,7 +203,7 @@ def _curves(arms: Mapping[str, Sequence[Run]], look: Mapping[str, plots.Look], t
         figures.append(_figure(plots.curves(arms, over="bytes", look=look), note))
     figures.append(_figure(plots.curves(arms, "train_loss", look=look), "Mean over the nodes that trained in a round."))
     if distances:
-        note = "Root mean square distance of the nodes' rows from their average."
+        note = "Mean squared distance of the nodes' models from their average."
         figures.append(_figure(plots.curves(distances, "consensus_distance", look=look), note))
     if own:
         note = "How far the nodes lie apart at the end, all seeds together."
@@ -254,7 +254,7 @@ def _experiments(arms: Mapping[str, Sequence[Run]]) -> str:
         head = "".join(f"<th>{html.escape(arm)}</th>" for arm in arms)
         lines = "".join(
             f"<tr><th><code>{html.escape(key)}</code></th>"
-            + "".join(f"<td>{html.escape(str(table.get(key, units.NONE)))}</td>" for table in tables.values())
+            + "".join(f"<td>{html.escape(_toml(table.get(key)))}</td>" for table in tables.values())
             + "</tr>"
             for key in differing
         )
@@ -268,6 +268,13 @@ def _experiments(arms: Mapping[str, Sequence[Run]]) -> str:
         for arm, runs in arms.items()
     ]
     return "".join(parts)
+
+
+def _toml(value: Any) -> str:
+    """A value as in an experiment file, without quotes; a dash for none."""
+    if value is None:
+        return units.NONE
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _environment(arms: Mapping[str, Sequence[Run]]) -> str:

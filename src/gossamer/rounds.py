@@ -1,10 +1,10 @@
 """The round loop.
 
-    for each round:
-        1. participants do their local work                       (back end)
-        2. messages are exchanged and merged at every receiver     (engine)
-        3. models are measured, if the plan says so                (back end)
-        4. what happened is recorded; now and then the complete state is saved
+for each round:
+    1. participants do their local work                       (back end)
+    2. messages are exchanged and merged at every receiver     (engine)
+    3. models are measured, if the plan says so                (back end)
+    4. what happened is recorded; now and then the complete state is saved
 """
 
 from __future__ import annotations
@@ -223,8 +223,10 @@ class _Loop:
                 self.tell("evaluation", round + 1, **self._headline(measured))
             saving = 0.0
             every = experiment.checkpoint.every
-            wanted = every > 0 and (round + 1) % every == 0 and guess <= experiment.checkpoint.max_share * (
-                elapsed - getattr(self, "_saved_at", 0.0)
+            wanted = (
+                every > 0
+                and (round + 1) % every == 0
+                and guess <= experiment.checkpoint.max_share * (elapsed - getattr(self, "_saved_at", 0.0))
             )
             if wanted or last or self.stop_asked:
                 before = time.perf_counter()
@@ -242,7 +244,7 @@ class _Loop:
         federation = self.federation
         own_models = not federation.has_server or federation.method.personal
         jobs = [Job(int(node), done, own_models) for node in federation.evaluated]
-        merged = federation.method.world != "alone"
+        merged = federation.merges
         self._distance = None
         if merged:
             federation.merge_models(done)
@@ -267,7 +269,11 @@ class _Loop:
         return measured
 
     def _headline(self, measured: dict[int, tuple[Counts, Counts]]) -> dict[str, Any]:
-        own = [m["accuracy"] for k, (_, test) in measured.items() if k >= 0 and (m := test.metrics())["accuracy"] is not None]
+        own = [
+            m["accuracy"]
+            for k, (_, test) in measured.items()
+            if k >= 0 and (m := test.metrics())["accuracy"] is not None
+        ]
         if own:
             return {"accuracy": sum(own) / len(own), "worst": min(own)}
         merged = measured[-1][1].metrics()["accuracy"] if -1 in measured else None
@@ -325,9 +331,8 @@ class _Loop:
         from gossamer.runs import write_model
 
         federation = self.federation
-        if federation.method.world != "alone" or federation.nodes == 1:
-            if federation.method.world == "alone":
-                federation.merge_models(self.experiment.rounds)
+        if federation.merges or federation.nodes == 1:
+            federation.merge_models(self.experiment.rounds)
             write_model(self.folder, federation)
         self.about |= {"status": "finished", "seconds": round(open_run(self.folder).summary()["seconds"], 3)}
         write_json(self.folder / "record.json", self.about)

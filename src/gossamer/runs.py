@@ -110,7 +110,11 @@ class Run:
             return self._node_model(node)
         path = self.folder / "model.safetensors"
         if not path.is_file():
-            hint = "every node has its own: model(node=0)" if self.record["status"] == "finished" else "it has not finished"
+            hint = (
+                "every node has its own: model(node=0)"
+                if self.record["status"] == "finished"
+                else "it has not finished"
+            )
             raise RunError(f"{self.folder}: there is no common model; {hint}")
         shape, classes = tuple(self.record["input_shape"]), len(self.record["classes"])
         module = initial_module(self.experiment, shape, classes).to(as_dtype(self.experiment.dtype))

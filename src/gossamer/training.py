@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-def batches(seed: int, node: int, round: int, items: int, learner: Learner, steps: int | None = None) -> Iterator[Array]:
+def batches(
+    seed: int, node: int, round: int, items: int, learner: Learner, steps: int | None = None
+) -> Iterator[Array]:
     """The batches of one node and round: index arrays (int64) into the node's `items` training items.
 
     By epochs: each epoch is a fresh permutation cut into batches, the last possibly smaller. By steps: permutations
@@ -59,9 +61,7 @@ def _order(rng: np.random.Generator, items: int, learner: Learner, steps: int | 
     return np.concatenate([rng.permutation(items) for _ in range(passes)] or [np.empty(0, np.int64)]), size, count
 
 
-def descend(
-    row_T: Tensor, grad_T: Tensor, slots: dict[str, Tensor], terms: Terms, learner: Learner, lr: float
-) -> None:
+def descend(row_T: Tensor, grad_T: Tensor, slots: dict[str, Tensor], terms: Terms, learner: Learner, lr: float) -> None:
     """One step in place on rows [..., T]: clip the gradient, add the method's terms, let the learner move the row."""
     if learner.clip_value is not None:
         grad_T.clamp_(-learner.clip_value, learner.clip_value)
@@ -98,9 +98,7 @@ class NodeItems:
             shards,
         )
 
-    def round_batches(
-        self, seed: int, node: int, round: int, learner: Learner, steps: int | None
-    ) -> Iterator[Tensor]:
+    def round_batches(self, seed: int, node: int, round: int, learner: Learner, steps: int | None) -> Iterator[Tensor]:
         """Index tensors into `inputs`, one for each step of this node and round."""
         import torch
 
@@ -209,7 +207,10 @@ class Trainer:
                 correct += int((logits.argmax(-1) == labels).sum())
             if not math.isfinite(value):
                 raise NodeError(
-                    node, round, "train", f"the loss is {value} at local step {step}; lower learner.lr or clip gradients"
+                    node,
+                    round,
+                    "train",
+                    f"the loss is {value} at local step {step}; lower learner.lr or clip gradients",
                 )
             loss_sum += value * len(labels)
             seen += len(labels)
@@ -238,13 +239,15 @@ class Trainer:
                 pairs = target * classes + logits.argmax(-1)
                 confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes).numpy()
                 scores = (logits[:, 1] - logits[:, 0]).double().numpy() if classes == 2 else np.empty(0)
-                counts = counts + Counts(loss, confusion, scores, target.numpy() if classes == 2 else np.empty(0, np.int64))
+                counts = counts + Counts(
+                    loss, confusion, scores, target.numpy() if classes == 2 else np.empty(0, np.int64)
+                )
         return counts
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What adds up over items: summed loss, confusion matrix [C, C] (rows: true), and scores where there are 2 classes."""
+    """What adds up over items: summed loss, confusion matrix [C, C] (rows: true), scores where there are 2 classes."""
 
     loss: float
     confusion_CC: Array

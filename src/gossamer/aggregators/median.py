@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class Median(Aggregator):
-    """Coordinate-wise median (mean of the two middle values for an even number); ignores weights. Breakdown point 1/2."""
+    """Coordinate-wise median (mean of the two middle values for an even number); breakdown point 1/2.
+
+    Ignores weights.
+    """
 
     source: ClassVar[str] = "Yin et al. 2018, Definition 1"
 

@@ -77,7 +77,14 @@ class Parallel:
         chunk = max(1, min(self._chunk, len(participants) // (2 * AHEAD * self.workers)))
         starts = range(0, len(participants), chunk)
         requests = [
-            ("train", round, participants, start, min(start + chunk, len(participants)), (i % self._window) * self._chunk)
+            (
+                "train",
+                round,
+                participants,
+                start,
+                min(start + chunk, len(participants)),
+                (i % self._window) * self._chunk,
+            )
             for i, start in enumerate(starts)
         ]
         sent = self.federation.sent
@@ -134,7 +141,9 @@ class Parallel:
         code = worker.process.exitcode
         reason = f"was killed by signal {-code}" if code is not None and code < 0 else f"exited with code {code}"
         hint = "; out of memory? use fewer workers" if code == -signal.SIGKILL else ""
-        return GossamerError(f"worker process {worker.process.pid} {reason}{hint}; resume continues from the checkpoint")
+        return GossamerError(
+            f"worker process {worker.process.pid} {reason}{hint}; resume continues from the checkpoint"
+        )
 
     def close(self) -> None:
         """Ask the workers to stop and wait for them."""
@@ -183,5 +192,3 @@ def _answer(federation: Federation, slots: dict[str, Any], request: Any) -> Any:
                 raise node_error(error, node, round, "send") from error
         outcomes.append(outcome)
     return outcomes
-
-

@@ -49,7 +49,7 @@ class Vmap:
         resident = federation.resident
         if any(not entry.trainable for entry in federation.layout.entries):
             raise ExperimentError(
-                "backend = 'vmap': the model has buffers that change in training (BatchNorm?); use 'eager' or 'parallel'"
+                "backend = 'vmap': the model has buffers that change in training (BatchNorm?); use 'eager'"
             )
         drawing = [type(m).__name__ for m in resident.module.modules() if "dropout" in type(m).__name__.lower()]
         if drawing:
@@ -168,7 +168,9 @@ class Vmap:
         for step in range(max(map(len, plans), default=0)):
             active = [i for i in order if len(plans[i]) > step]
             a = len(active)
-            inputs, labels, mask_nB = self._gather([plans[i][step] for i in active], [nodes[i] for i in active], round, step)
+            inputs, labels, mask_nB = self._gather(
+                [plans[i][step] for i in active], [nodes[i] for i in active], round, step
+            )
             grads, (values, hits) = self._gradient(rows_nT[:a], inputs, labels, mask_nB)
             with torch.no_grad():
                 part = {name: slot[:a] for name, slot in slots.items()}
@@ -191,9 +193,7 @@ class Vmap:
             )
         return [results[i] for i in range(len(tasks))]
 
-    def _gather(
-        self, batch: list[Tensor], nodes: list[int], round: int, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _gather(self, batch: list[Tensor], nodes: list[int], round: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, labels and mask [n, B] of one step; short batches are padded with their first item, masked out."""
         import torch
 

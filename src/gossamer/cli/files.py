@@ -54,7 +54,13 @@ def validate(file: File, set_: Settings = None, json: Json = False) -> None:
             emit({"valid": False, "error": str(error)})
         raise
     if json:
-        emit({"valid": True, "arms": {name: experiment.to_dict() for name, experiment in arms.items()}, "sweep": list(grid)})
+        emit(
+            {
+                "valid": True,
+                "arms": {name: experiment.to_dict() for name, experiment in arms.items()},
+                "sweep": list(grid),
+            }
+        )
         return
     points = f", {len(grid)} points to sweep" if len(grid) > len(arms) else ""
     print(f"{file} is valid: {len(arms)} arm{'s' if len(arms) != 1 else ''} ({', '.join(arms)}){points}")
@@ -88,7 +94,10 @@ def _facts(one: Plan) -> list[list[str]]:
     memory = ", ".join(f"{part} {size(value)}" for part, value in one.memory_bytes.items() if part != "total" and value)
     lines = [
         ["data", f"{experiment.data.kind}, split by {experiment.partition.kind}"],
-        ["nodes", f"{one.nodes}, with {samples[0]} to {samples[-1]} training items (median {samples[len(samples) // 2]})"],
+        [
+            "nodes",
+            f"{one.nodes}, with {samples[0]} to {samples[-1]} training items (median {samples[len(samples) // 2]})",
+        ],
         ["model", f"{experiment.model.kind}, {count(one.parameters)} parameters{frozen}"],
         ["method", f"{experiment.method.kind}, learner {experiment.learner.kind} (lr {experiment.learner.lr:g})"],
         ["rounds", rounds if one.participants < one.nodes else str(one.rounds)],
@@ -98,7 +107,9 @@ def _facts(one: Plan) -> list[list[str]]:
     elif graph is None:
         lines.append(["who hears whom", "the server hears the participants, the participants hear the server"])
     else:
-        degree = str(graph.degree_min) if graph.degree_min == graph.degree_max else f"{graph.degree_min}–{graph.degree_max}"
+        degree = (
+            str(graph.degree_min) if graph.degree_min == graph.degree_max else f"{graph.degree_min}–{graph.degree_max}"
+        )
         gap = graph.spectral_gap_note if graph.spectral_gap is None else f"{graph.spectral_gap:.4g}"
         links = "one-way edges" if graph.directed else "links"
         whole = "connected" if graph.components == 1 else f"{graph.components} components"
@@ -110,7 +121,10 @@ def _facts(one: Plan) -> list[list[str]]:
         lines.append(["who hears whom", "\n".join(told) + more])
     lines += [
         ["message", f"{size(one.message_bytes['up'])} up, {size(one.message_bytes['down'])} down"],
-        ["sent", f"{size(one.bytes_per_round)} a round, {size(one.bytes_total)} in all ({count(one.bytes_total)} bytes)"],
+        [
+            "sent",
+            f"{size(one.bytes_per_round)} a round, {size(one.bytes_total)} in all ({count(one.bytes_total)} bytes)",
+        ],
         ["set-up", size(one.setup_bytes)] if one.setup_bytes else [],
         ["memory", f"about {units.size(one.memory_bytes['total'])} at most: {memory}"],
         ["back end", one.backend],

@@ -90,7 +90,9 @@ def arms_table(rows: Sequence[Row], target: float | None = None, title: str = ""
         ]
         if row.reach:
             reached = "" if row.reach.reached in (0, row.seeds) else f" ({row.reach.reached}/{row.seeds})"
-            rounds, sent, time = (part.mean if part else None for part in (row.reach.rounds, row.reach.bytes, row.reach.seconds))
+            rounds, sent, time = (
+                part.mean if part else None for part in (row.reach.rounds, row.reach.bytes, row.reach.seconds)
+            )
             cells += ["never" if rounds is None else f"{rounds:.4g}{reached}", units.size(sent), units.duration(time)]
         lines.append([f"[bold]{cell}[/]" if row is best and len(rows) > 1 else cell for cell in cells])
     seeds = max(row.seeds for row in rows)

@@ -17,6 +17,10 @@ EVERY = 2.0
 """Seconds between the lines of a log, at the least."""
 
 
+FEW = 16
+"""Up to this many runs keep their live lines; of more, those that ended scroll away above."""
+
+
 class LogProgress:
     """One line when a run starts and ends, and one every few seconds in between."""
 
@@ -27,12 +31,19 @@ class LogProgress:
     def __enter__(self) -> LogProgress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pass
 
     def note(self, text: str) -> None:
         """A line of its own."""
         print(text, file=sys.stderr, flush=True)
+
+    def skip(self, label: str, why: str) -> None:
+        """Pass over the next run."""
+        self.place += 1
+        self.note(f"[{self.place}/{self.runs}] {label}: {why}")
 
     def listen(self, label: str) -> Callable[[Event], None]:
         """The listener of the next run."""
@@ -111,7 +122,9 @@ class LiveProgress:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.stop()
 
     def note(self, text: str) -> None:
@@ -119,12 +132,16 @@ class LiveProgress:
         self.progress.console.print(text, markup=False)
         self.progress.refresh()
 
+    def skip(self, label: str, why: str) -> None:
+        """Pass over the next run."""
+        self.place += 1
+        self.note(f"✓ {label}: {why}")
+
     def listen(self, label: str) -> Callable[[Event], None]:
         """The listener of the next run."""
         self.place += 1
         mark = f"[dim]{self.place}/{self.runs}[/]"
-        empty = {"mark": mark, "accuracy": "", "sent": "", "left": "preparing"}
-        task = self.progress.add_task(label, total=None, **empty)
+        task = self.progress.add_task(label, total=None, mark=mark, accuracy="", sent="", left="preparing")
         self.progress.refresh()
 
         def hear(event: Event) -> None:
@@ -145,6 +162,9 @@ class LiveProgress:
                 left = units.duration(self.progress.tasks[task].elapsed) if done else f"[red]{values['status']}[/]"
                 self.progress.update(task, mark="[green]✓[/]" if done else "[red]✗[/]", left=left)
                 self.progress.stop_task(task)
+                if self.runs > FEW:
+                    self.progress.print(self.progress.get_renderable())
+                    self.progress.remove_task(task)
             self.progress.refresh()
 
         return hear

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +22,7 @@ app = typer.Typer()
 
 Seeds = Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Run every arm with each of these seeds.")]
 Folder = Annotated[Path, typer.Option("--folder", help="Where run folders are kept.")]
-Backend = Annotated[
-    str | None, typer.Option("--backend", help="auto, eager, parallel or vmap: where local work runs.")
-]
+Backend = Annotated[str | None, typer.Option("--backend", help="auto, eager, parallel or vmap: where local work runs.")]
 
 
 @app.command(
@@ -36,6 +35,9 @@ def run(
     seeds: Seeds = "",
     folder: Folder = Path("runs"),
     backend: Backend = None,
+    resume_: Annotated[
+        bool, typer.Option("--resume", help="Keep what an earlier call finished, go on with what was interrupted.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run an experiment file: every arm, every seed, one after the other; then a table and an HTML report.
@@ -48,16 +50,18 @@ def run(
     arms = expand(load_arms(file, settings), {}, seed_list(seeds))
     finished: dict[str, list[Run]] = {}
     try:
-        _play(arms, folder, finished, reuse=False)
+        _play(arms, folder, finished, reuse=resume_, tolerant=False)
     except Interrupted as stop:
-        rest = " ".join(f"--set {setting}" for setting in settings) + (f" --seeds {seeds}" if seeds else "")
-        all_of_them = f", or all that is left: gossamer sweep {file} {rest}".rstrip() if len(arms) > 1 else ""
-        raise Interrupted(f"{stop}{all_of_them}") from None
+        if sum(map(len, arms.values())) == 1:
+            raise
+        words = ["gossamer", "run", str(file), *(word for setting in settings for word in ("--set", setting))]
+        words += [*(["--seeds", seeds] if seeds else []), "--folder", str(folder), "--resume"]
+        raise Interrupted(f"{stop}; with all that is left: {shlex.join(words)}") from None
     show(finished, _report(finished, folder), json)
 
 
 @app.command(
-    epilog="Example, with a table [sweep] in the file such as  \"learner.lr\" = [0.1, 0.01] :\n\n"
+    epilog='Example, with a table [sweep] in the file such as  "learner.lr" = [0.1, 0.01] :\n\n'
     "  gossamer sweep examples/first.toml --seeds 0,1,2"
 )
 def sweep(
@@ -68,7 +72,7 @@ def sweep(
     backend: Backend = None,
     json: Json = False,
 ) -> None:
-    """Run every arm at every point of the file's [sweep] grid; go on where an earlier sweep stopped.
+    """Run every arm at every point of the grid in the file; go on where an earlier sweep stopped.
 
     Finished runs of the same experiment are kept, interrupted ones resumed. Where a node fails, the other arms go on.
     Choose settings by the validation column, which the test items have no part in.
@@ -78,7 +82,7 @@ def sweep(
     settings = with_backend(set_, backend)
     arms = expand(load_arms(file, settings), load_sweep(file, settings), seed_list(seeds))
     finished: dict[str, list[Run]] = {}
-    failed = _play(arms, folder, finished, reuse=True)
+    failed = _play(arms, folder, finished, reuse=True, tolerant=True)
     if finished:
         show(finished, _report(finished, folder), json, failed={label: str(error) for label, error in failed.items()})
     if failed:
@@ -88,7 +92,9 @@ def sweep(
 
 @app.command(epilog="Example:\n\n  gossamer resume runs/first-fedavg-s0")
 def resume(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of an interrupted run.", show_default=False)],
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of an interrupted run.", show_default=False)
+    ],
     backend: Backend = None,
     json: Json = False,
 ) -> None:
@@ -101,11 +107,15 @@ def resume(
 
 
 def _play(
-    arms: Mapping[str, Sequence[Experiment]], folder: Path, finished: dict[str, list[Run]], reuse: bool
+    arms: Mapping[str, Sequence[Experiment]],
+    folder: Path,
+    finished: dict[str, list[Run]],
+    reuse: bool,
+    tolerant: bool,
 ) -> dict[str, NodeError]:
     """Run all experiments of all arms, adding to `finished`; with `reuse`, what an earlier call left is used.
 
-    Returns the runs where a node failed, by label; without `reuse` such a failure is raised at once.
+    Returns the runs where a node failed, by label; unless `tolerant`, such a failure is raised at once.
     """
     failed: dict[str, NodeError] = {}
     with progress(sum(map(len, arms.values()))) as shown:
@@ -114,14 +124,13 @@ def _play(
                 label = arm if len(experiments) == 1 else f"{arm} s{experiment.seed}"
                 earlier = earlier_run(folder, experiment) if reuse else None
                 if earlier is not None and earlier.record["status"] == "finished":
-                    shown.place += 1
-                    shown.note(f"{label}: finished before ({earlier.folder})")
+                    shown.skip(label, f"finished before, {earlier.folder}")
                     finished.setdefault(arm, []).append(earlier)
                     continue
                 try:
                     finished.setdefault(arm, []).append(_one(experiment, folder, earlier, shown.listen(label)))
                 except NodeError as error:
-                    if not reuse:
+                    if not tolerant:
                         raise
                     failed[label] = error
     return failed

@@ -63,9 +63,7 @@ def play(federation: Federation, backend: Backend, round: int) -> Round:
     return result
 
 
-def _at_server(
-    federation: Federation, result: Round, folds: dict[str, Fold], participants: Array, round: int
-) -> None:
+def _at_server(federation: Federation, result: Round, folds: dict[str, Fold], participants: Array, round: int) -> None:
     clock = time.perf_counter()
     result.sent_N[participants] = federation.up_bytes
     result.received_N[participants] = federation.down_bytes
@@ -96,7 +94,9 @@ def _on_graph(federation: Federation, result: Round, participants: Array, round:
         weights_NN = eye_array(federation.nodes, format="csr")
     own_N = weights_NN.diagonal()
     degrees = np.diff(weights_NN.indptr) - (own_N != 0)
-    senders = weights_NN.indices[weights_NN.indices != np.repeat(np.arange(federation.nodes), np.diff(weights_NN.indptr))]
+    senders = weights_NN.indices[
+        weights_NN.indices != np.repeat(np.arange(federation.nodes), np.diff(weights_NN.indptr))
+    ]
     result.sent_N[:] = np.bincount(senders, minlength=federation.nodes) * federation.up_bytes
     result.received_N[:] = degrees * federation.up_bytes
     result.seconds["exchange"] += time.perf_counter() - clock
@@ -138,9 +138,7 @@ def _mixed(federation: Federation, weights_NN: csr_array, own_N: Array, block: r
     return mixed
 
 
-def _aggregated(
-    federation: Federation, heard: Array, weights: list[float], receiver: int | None
-) -> dict[str, Tensor]:
+def _aggregated(federation: Federation, heard: Array, weights: list[float], receiver: int | None) -> dict[str, Tensor]:
     """Each field of the messages of `heard`, put through the aggregator; single numbers take the weighted mean."""
     import torch
 

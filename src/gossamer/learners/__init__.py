@@ -69,7 +69,7 @@ class Learner(Plug):
         if self.lr_schedule == "linear":
             return self.lr * (1 - (1 - self.lr_final) * u)
         if self.lr_schedule == "exponential":
-            return self.lr * self.lr_final**u
+            return float(self.lr * self.lr_final**u)
         return self.lr
 
     def steps_for(self, items: int) -> int:
@@ -82,5 +82,3 @@ class Learner(Plug):
     def update(self, row: Tensor, grad: Tensor, slots: dict[str, Tensor], lr: float) -> None:
         """Change `row` [..., T] in place by one step along `grad` [..., T]; `slots` are changed in place too."""
         raise NotImplementedError
-
-

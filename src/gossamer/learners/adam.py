@@ -29,8 +29,10 @@ class Adam(Learner):
         slots["count"].add_(1)
         slots["first_moment"].lerp_(grad, 1 - self.beta1)
         slots["second_moment"].mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        correction1 = 1 - self.beta1 ** slots["count"]
-        correction2 = 1 - self.beta2 ** slots["count"]
+        # In float64: 1 - beta**count cancels in float32.
+        count = slots["count"].double()
+        correction1 = (1 - self.beta1**count).to(row.dtype)
+        correction2 = (1 - self.beta2**count).to(row.dtype)
         step = slots["first_moment"] / correction1
         row.sub_(lr * step / ((slots["second_moment"] / correction2).sqrt() + self.eps))
 

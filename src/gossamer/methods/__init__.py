@@ -4,7 +4,8 @@ The halves are pure functions over tensors. The training itself lies between `pr
 the back end, so that it can run many nodes' tasks in parallel or as one batch:
 
     server, each round:   down = publish(state)
-                          at each participant:  task = prepare(own, down) ; result = train(task) ; outbox, own = finish(...)
+                          at each participant:  task = prepare(own, down); result = train(task)
+                                                outbox, own = finish(task, result, own)
                           state = merge(state, inbox)
     graph, each round:    the same, with every node its own receiver: `state` is the node's, `down` comes from itself.
 
@@ -103,7 +104,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Outbox:
-    """What a node sends: one message for all its receivers, what differs per receiver, and its weight in a server mean."""
+    """What a node sends: one message for all, what differs per receiver, and its weight in a server's mean."""
 
     common: State
     weight: float = 1.0
@@ -134,6 +135,9 @@ class Method(Plug):
     personal: ClassVar[bool] = False
     """Whether each node ends with a model of its own although there is a server."""
 
+    one_model: ClassVar[bool] = True
+    """Whether the server's row is a whole model, to be measured and taken home."""
+
     def init(self, context: Context, row_D: Tensor) -> tuple[State, State]:
         """(receiver state, node state) at the start, from the initial row.
 
@@ -159,7 +163,7 @@ class Method(Plug):
         raise NotImplementedError
 
     def model(self, own: State, down: State, view: View) -> Task:
-        """At one node: the task whose resulting row is the node's model when it is evaluated (no steps: the row as is)."""
+        """At one node: the task whose resulting row is the node's model when evaluated (no steps: the row as is)."""
         return Task(down["row"], steps=0)
 
     def check(self, settings: Any) -> None:

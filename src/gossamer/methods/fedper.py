@@ -32,6 +32,7 @@ class FedPer(FedAvg):
 
     source: ClassVar[str] = "Arivazhagan et al. 2019, Algorithms 1 and 2"
     personal: ClassVar[bool] = True
+    one_model: ClassVar[bool] = False
 
     kind: Literal["fedper"] = "fedper"  # type: ignore[assignment]
     head: tuple[str, ...] = Field(

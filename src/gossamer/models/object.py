@@ -36,7 +36,11 @@ class ObjectModel(Model):
             raise ExperimentError(
                 f"model '{self.name}' was a Python object: pass it again, e.g. gossamer.resume(run, model=...)"
             )
-        module = copy.deepcopy(self.value) if hasattr(self.value, "state_dict") and not isinstance(self.value, type) else self.value()
+        module = (
+            copy.deepcopy(self.value)
+            if hasattr(self.value, "state_dict") and not isinstance(self.value, type)
+            else self.value()
+        )
         if not hasattr(module, "state_dict"):
             raise ExperimentError(f"model '{self.name}' gave a {type(module).__name__}, not a torch.nn.Module")
         return module  # type: ignore[no-any-return]

@@ -24,7 +24,7 @@ class Schedule(Plug):
         raise NotImplementedError
 
     def participants(self, nodes: int, round: int, rng: np.random.Generator) -> Array:
-        """The nodes that take part in this round, ascending: max(1, round(fraction * nodes)) drawn without replacement."""
+        """The nodes that take part in a round, ascending: max(1, round(fraction * nodes)), without replacement."""
         size = max(1, round_half_up(self.participation * nodes))
         if size == nodes:
             return np.arange(nodes)

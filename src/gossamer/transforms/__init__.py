@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from gossamer.plugs import Plug
 
@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 
 class Transform(Plug):
-    """Base of the transforms: `forward` before sending, `reverse` after receiving (in the opposite order of the chain)."""
-
-    lossless: ClassVar[bool] = False
+    """Base of the transforms: `forward` before sending, `reverse` after receiving (the chain in opposite order)."""
 
     def forward(self, message: Message) -> Message:
         """The message as it goes on the wire."""

@@ -22,9 +22,15 @@ class Cast(Transform):
     def forward(self, message: Message) -> Message:
         import torch
 
-        return {k: v.to(getattr(torch, self.to)) if v.is_floating_point() and v.numel() > 1 else v for k, v in message.items()}
+        return {
+            k: v.to(getattr(torch, self.to)) if v.is_floating_point() and v.numel() > 1 else v
+            for k, v in message.items()
+        }
 
     def reverse(self, message: Message) -> Message:
         import torch
 
-        return {k: v.to(getattr(torch, self.wide)) if v.is_floating_point() and v.numel() > 1 else v for k, v in message.items()}
+        return {
+            k: v.to(getattr(torch, self.wide)) if v.is_floating_point() and v.numel() > 1 else v
+            for k, v in message.items()
+        }
