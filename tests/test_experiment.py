@@ -79,6 +79,10 @@ def test_the_schema_names_every_kind() -> None:
         ({"method": "scaffold", "topology": "ring"}, ["scaffold", "needs a server"]),
         ({"schedule": {"kind": "every", "participation": 1.5}}, ["schedule.participation = 1.5"]),
         ({"schedule": {"kind": "every", "k": 2}}, ["schedule.k", "server"]),
+        (
+            {"method": "dsgd", "topology": {"kind": "edge_list", "pairs": [[0, 1]], "directed": True}},
+            ["topology.weights", "undirected", "uniform"],
+        ),
         ({"model": 3.5}, ["model", "float"]),
         ({"name": "a/b"}, ["name = 'a/b'"]),
         ({"transforms": [{"kind": "cast", "to": "int3"}]}, ["transforms.0.to", "float16"]),

@@ -112,6 +112,19 @@ def test_a_changed_experiment_is_not_resumed(tmp_path: Path) -> None:
         gossamer.resume(tmp_path / "run")
 
 
+def test_data_that_changed_is_not_resumed(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((60, 4)), np.arange(60) % 3
+    experiment = small(nodes=3, partition="iid", data=gossamer.Dataset.of(x, y, x, y), model="softmax_regression")
+    with pytest.raises(Interrupted):
+        gossamer.run(experiment, tmp_path / "run", stopper(2))
+    with pytest.raises(ExperimentError, match="pass it again"):
+        gossamer.resume(tmp_path / "run")
+    with pytest.raises(RunError, match="have changed.*histogram"):
+        gossamer.resume(tmp_path / "run", data=gossamer.Dataset.of(x, y[::-1] * 0 + (np.arange(60) > 30), x, y))
+    whole = gossamer.run(experiment, tmp_path / "whole")
+    assert_same(whole, gossamer.resume(tmp_path / "run", data=gossamer.Dataset.of(x, y, x, y)))
+
+
 def test_a_finished_run_is_only_opened(tmp_path: Path) -> None:
     run = gossamer.run(small(), tmp_path / "run")
     assert gossamer.resume(tmp_path / "run").metrics.equals(run.metrics)

@@ -140,6 +140,11 @@ class Experiment(Section):
                 f"method.kind = '{method.kind}' works between neighbours: "
                 "choose a graph, e.g. topology = { kind = 'ring' }"
             )
+        if method.world == "graph" and topology.one_way and topology.weights == "metropolis":
+            raise ExperimentError(
+                f"topology.weights = 'metropolis' needs an undirected graph, but topology '{topology.kind}' is directed; "
+                "use weights = 'uniform'"
+            )
         if method.world == "server" and not self.schedule.communicates(0, self.rounds):
             raise ExperimentError(
                 "schedule.k: with a server every round ends in an exchange; use k = 1 and more learner.steps or epochs"

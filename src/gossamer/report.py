@@ -180,7 +180,7 @@ def _reached(reach: Reach) -> str:
         return f"not reached{_sub('')}"
     some = "" if reach.reached == reach.seeds else f" ({reach.reached} of {reach.seeds} seeds)"
     spent = f"{units.size(reach.bytes.mean)}, {units.duration(reach.seconds.mean)}{some}"
-    return f"{reach.rounds.mean:g} rounds{_sub(spent)}"
+    return f"{reach.rounds.mean:.4g} rounds{_sub(spent)}"
 
 
 def _sub(text: str) -> str:

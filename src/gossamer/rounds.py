@@ -105,6 +105,7 @@ def resume(
                 loop.warn(warning)
             if progress.digest != experiment.digest():
                 raise RunError(f"{place}: the checkpoint belongs to another experiment")
+            _same_world(federation, place, record)
             restore(federation.population.tensors(), tensors)
         drop_parts(place, progress.parts)
         return loop.play(backend or record["backend"], workers or experiment.workers, progress)
@@ -413,6 +414,22 @@ def _unchanged(folder: Path, record: dict[str, Any]) -> Experiment:
             "undo the change, or start a new run"
         )
     return experiment
+
+
+def _same_world(federation: Federation, folder: Path, record: dict[str, Any]) -> None:
+    """Raise RunError where files that the experiment only names (data, edges, model code) are not what they were."""
+    found = {
+        "samples": list(federation.shards.sizes),
+        "histogram": None if federation.shards.histogram_NC is None else federation.shards.histogram_NC.tolist(),
+        "edges": federation.edges(0).tolist(),
+        "parameters": federation.layout.size,
+    }
+    changed = [name for name, value in found.items() if record[name] != value]
+    if changed:
+        raise RunError(
+            f"{folder}: files that the experiment names have changed since the run began ({', '.join(changed)} differ); "
+            "bring them back, or start a new run"
+        )
 
 
 def _about(federation: Federation, backend: Backend, reason: str) -> dict[str, Any]:

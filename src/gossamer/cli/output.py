@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from gossamer.compare import Estimate, Row
+    from gossamer.compare import Estimate, Reach, Row
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to standard output.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (TOML).", show_default=False)]
@@ -80,7 +80,7 @@ def arms_table(rows: Sequence[Row], target: float | None = None, title: str = ""
 
     best = max(rows, key=lambda row: row.accuracy.mean if row.accuracy else -1.0)
     columns = ["arm", "test accuracy", "worst node", "merged model", "own validation", "sent", "time"]
-    columns += [] if target is None else [f"rounds to {target:g}", "sent", "time"]
+    columns += [] if target is None else [f"to reach {target:g}"]
     lines = []
     for row in rows:
         cells = [escape(row.arm), *map(shown, (row.accuracy, row.worst, row.merged, row.validation))]
@@ -89,12 +89,19 @@ def arms_table(rows: Sequence[Row], target: float | None = None, title: str = ""
             units.duration(row.seconds.mean if row.seconds else None),
         ]
         if row.reach:
-            reached = "" if row.reach.reached in (0, row.seeds) else f" ({row.reach.reached}/{row.seeds})"
-            rounds, sent, time = (
-                part.mean if part else None for part in (row.reach.rounds, row.reach.bytes, row.reach.seconds)
-            )
-            cells += ["never" if rounds is None else f"{rounds:.4g}{reached}", units.size(sent), units.duration(time)]
+            cells.append(reached(row.reach))
         lines.append([f"[bold]{cell}[/]" if row is best and len(rows) > 1 else cell for cell in cells])
     seeds = max(row.seeds for row in rows)
     note = f"mean ± half of the 95 % interval, {seeds} seeds" if seeds > 1 else ""
     return table(columns, lines, title=title or note)
+
+
+def reached(reach: Reach) -> str:
+    """What it took to reach a target: '12 rounds, 3.1 MB, 4.0 s', and how many seeds did where not all."""
+    from gossamer import units
+
+    if not (reach.rounds and reach.bytes and reach.seconds):
+        return "not reached"
+    some = "" if reach.reached == reach.seeds else f" ({reach.reached} of {reach.seeds} seeds)"
+    spent = f"{units.size(reach.bytes.mean)}, {units.duration(reach.seconds.mean)}"
+    return f"{reach.rounds.mean:.4g} rounds, {spent}{some}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import tomli_w
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 HEAD = """\
 # An experiment for Gossamer. Every key may be left out; the values written here are the defaults.
 #
-#   gossamer validate {file}     is it right?
-#   gossamer plan {file}         what will it be: nodes, graph, bytes, memory
-#   gossamer run {file}          run it, then read the report
-#   gossamer list                every kind there is, with its source
+#   gossamer validate FILE     is it right?
+#   gossamer plan FILE         what will it be: nodes, graph, bytes, memory
+#   gossamer run FILE          run it, then read the report
+#   gossamer list              every kind there is, with its source
 #
 # A table with another kind has other fields. Your own code: kind = "NAME" and file = "my_plug.py", which is run.
 """
 TAIL = """
+
 # ---- several experiments in one file -------------------------------------------------------------------------
 
 # Arms are differences from what is above; `gossamer run` runs and compares them all.
@@ -46,7 +47,7 @@ def template(name: str) -> str:
 
     safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).lstrip("._-") or "experiment"
     default = Experiment(name=safe)
-    plain, tables = [HEAD.format(file=f"{name}.toml")], []
+    plain, tables = [HEAD], []
     for key, field in Experiment.model_fields.items():
         value = getattr(default, key)
         if hasattr(type(value), "model_fields"):
@@ -54,7 +55,7 @@ def template(name: str) -> str:
         elif isinstance(value, tuple):
             plain.append(_line(key, list(value), f"in the order of sending; kinds: {_kinds(_inner(field))}"))
         else:
-            plain.append(_line(key, value, field.description))
+            plain.append(_line(key, value, _meaning(field)))
     return "\n".join([*plain, *tables]) + TAIL
 
 
@@ -67,7 +68,7 @@ def _table(key: str, value: Any, field: FieldInfo) -> str:
         lines.append(_line("kind", value.kind, type(value).summary()))
     for name, inner in type(value).model_fields.items():
         if not inner.exclude and (name not in ("kind", "file") or "file" not in type(value).model_fields):
-            lines.append(_line(name, getattr(value, name), inner.description))
+            lines.append(_line(name, getattr(value, name), _meaning(inner)))
     return "\n".join(lines)
 
 
@@ -90,19 +91,29 @@ def _kinds(family: type[Plug]) -> str:
     return ", ".join(discover(family))
 
 
-def _line(key: str, value: Any, meaning: str | None) -> str:
+def _meaning(field: FieldInfo) -> str:
+    """The description of a field, and the words it allows."""
+    allowed = [str(part) for part in get_args(field.annotation) if isinstance(part, str)]
+    parts = [field.description or "", f"one of: {', '.join(allowed)}" if len(allowed) > 1 else ""]
+    return "; ".join(part for part in parts if part)
+
+
+def _line(key: str, value: Any, meaning: str) -> str:
     """'key = value  # meaning', the meaning above where the line would be long; what is not set is a comment."""
-    text = f"# {key} =" if value is None else tomli_w.dumps({key: _plain(value)}).strip()
-    meaning = " ".join((meaning or "").split()) + (" (not set)" if value is None else "")
-    if not meaning.strip():
+    text = f"# {key} =" if value is None else f"{key} = {_toml(value)}"
+    meaning = " ".join(meaning.split()) + (" (not set)" if value is None else "")
+    if not meaning:
         return text
     if len(text) + len(meaning) > 100:
         return f"{_comment(meaning)}\n{text}"
-    return f"{text:<28}  # {meaning.strip()}"
+    return f"{text:<28}  # {meaning}"
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _toml(value: Any) -> str:
+    """A value as TOML on one line."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(_toml(part) for part in value)}]"
+    return tomli_w.dumps({"value": value}).strip().removeprefix("value = ")
 
 
 def _comment(text: str) -> str:

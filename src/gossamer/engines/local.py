@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gossamer.topologies import Array
 
 RECEIVERS = 16
-"""Receivers merged at a time: their mixed rows stay in cache until they are merged."""
+"""Receivers merged at a time on a sparse graph: their mixed rows stay in cache until they are merged."""
 
 
 @dataclass
@@ -101,10 +101,12 @@ def _on_graph(federation: Federation, result: Round, participants: Array, round:
     result.received_N[:] = degrees * federation.up_bytes
     result.seconds["exchange"] += time.perf_counter() - clock
     linear = federation.experiment.aggregator.linear
-    for start in range(0, federation.nodes, RECEIVERS):
+    size = receivers_at_once(federation.nodes, weights_NN.nnz)
+    outs = {name: rows.new_empty((size, *rows.shape[1:])) for name, rows in federation.sent.items()} if linear else {}
+    for start in range(0, federation.nodes, size):
         clock = time.perf_counter()
-        block = range(start, min(start + RECEIVERS, federation.nodes))
-        mixed = _mixed(federation, weights_NN, own_N, block) if linear else {}
+        block = range(start, min(start + size, federation.nodes))
+        mixed = _mixed(federation, weights_NN, own_N, block, outs)
         result.seconds["exchange"] += time.perf_counter() - clock
         for receiver in block:
             if not present[receiver]:
@@ -123,12 +125,19 @@ def _on_graph(federation: Federation, result: Round, participants: Array, round:
             result.seconds["merge"] += time.perf_counter() - clock
 
 
-def _mixed(federation: Federation, weights_NN: csr_array, own_N: Array, block: range) -> dict[str, Tensor]:
+def receivers_at_once(nodes: int, nonzeros: int) -> int:
+    """Receivers whose rows are mixed together: all on a dense graph, where every block would read all rows again."""
+    return nodes if RECEIVERS * nonzeros > nodes * nodes else min(RECEIVERS, nodes)
+
+
+def _mixed(
+    federation: Federation, weights_NN: csr_array, own_N: Array, block: range, outs: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """W @ rows for a block of receivers, [B, ...] for each field; the own row is exact where messages are not."""
     part_BN = weights_NN[block.start : block.stop]
     mixed = {}
-    for name, rows_ND in federation.sent.items():
-        out = rows_ND.new_empty((len(block), *rows_ND.shape[1:]))
+    for name, buffer in outs.items():
+        rows_ND, out = federation.sent[name], buffer[: len(block)]
         mix(part_BN, rows_ND.flatten(1), out.flatten(1))
         for place, receiver in enumerate(block):
             if name in federation.exact:

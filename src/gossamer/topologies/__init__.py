@@ -28,6 +28,11 @@ class Topology(Plug):
         description="mixing weights: Metropolis-Hastings (doubly stochastic on undirected graphs) or 1/(degree+1)",
     )
 
+    @property
+    def one_way(self) -> bool:
+        """Whether some edges may go one way only, so that Metropolis weights do not exist."""
+        return False
+
     def edges(self, nodes: int, round: int, rng: np.random.Generator) -> Array:
         """Directed edges (sender, receiver) as int64 [E, 2], without self-loops; undirected ones appear both ways.
 

@@ -63,6 +63,10 @@ class EdgeList(Topology):
                 ) from None
         return None
 
+    @property
+    def one_way(self) -> bool:
+        return self.directed
+
     def edges(self, nodes: int, round: int, rng: np.random.Generator) -> Array:
         field = "path" if self.path else "pairs"
         pairs = read_pairs(self.path) if self.path else self.pairs
