@@ -106,11 +106,14 @@ def expand(
     expanded: dict[str, list[Experiment]] = {}
     for arm, experiment in arms.items():
         for point in itertools.product(*axes.values()):
-            label, table = arm, experiment.to_dict()
+            table = experiment.to_dict()
+            words = []
             for key, value in zip(axes, point, strict=True):
-                table = merge(table, _nested(key, value), label)
-                label += "-" + _short_key(key, value, axes) + _short_value(value)
-            table["name"] = experiment.name + label[len(arm) :]
+                words.append(_short_key(key, value, axes) + _short_value(value))
+                table = merge(table, _nested(key, value), "-".join([arm, *words]))
+            table["name"] = "-".join([experiment.name, *words])
+            # The one arm of a file without arms has the experiment's name, which tells nothing here.
+            label = "-".join(words if words and arm == experiment.name else [arm, *words])
             if label in expanded:
                 raise ExperimentError(f"sweep: two points of the grid have the name '{label}'; remove the double value")
             expanded[label] = [_experiment({**table, "seed": seed}, label) for seed in seeds or [experiment.seed]]
@@ -138,8 +141,8 @@ def apply(table: Table, setting: str) -> Table:
 def merge(base: Table, differences: Table, arm: str = "") -> Table:
     """`base` with `differences` put over it, table by table; neither is changed.
 
-    Keys may be dotted. A table of another `kind` replaces; one without a kind keeps the kind that was there (also where
-    that was written as a bare string, or is the experiment's default).
+    Keys may be dotted. A table of another `kind` or `file` replaces; one without a kind keeps the kind that was there
+    (also where that was written as a bare string, or is the experiment's default).
     """
     merged = copy.deepcopy(base)
     for key, value in _undotted(differences).items():
@@ -149,11 +152,18 @@ def merge(base: Table, differences: Table, arm: str = "") -> Table:
         if isinstance(before, list) and isinstance(value, dict):
             place = f"arm '{arm}': " if arm else ""
             raise ExperimentError(f"{place}'{key}' is a list: give the whole list")
-        if isinstance(before, dict) and isinstance(value, dict) and value.get("kind") in (None, before.get("kind")):
+        if isinstance(before, dict) and isinstance(value, dict) and not _other_kind(before, value):
             merged[key] = merge(before, value, arm)
         else:
             merged[key] = copy.deepcopy(value)
     return merged
+
+
+def _other_kind(before: Table, value: Table) -> bool:
+    """Whether a table names another kind than the one before, or a file, which brings its own."""
+    if "kind" in value:
+        return bool(value["kind"] != before.get("kind"))
+    return "file" in value and value["file"] != before.get("file")
 
 
 def with_kinds(table: Table) -> Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,13 +40,11 @@ class Progress:
 
 def write_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> Path:
     """Write `checkpoints/round-NNNNNN.safetensors` and remove all but the last two."""
-    from safetensors.torch import save_file
-
     about = json.dumps(asdict(progress), sort_keys=True)
     metadata = {"progress": about, "checksum": _checksum(about, tensors)}
     path = folder / "checkpoints" / f"round-{progress.rounds_done:06d}.safetensors"
     with whole(path) as aside:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside, metadata)
+        _write_tensors(aside, tensors, metadata)
     for old in sorted(path.parent.glob("round-*.safetensors"))[:-KEPT]:
         old.unlink()
     return path
@@ -99,10 +98,33 @@ def restore(into: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
         into[name].copy_(value)
 
 
+def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file, written tensor by tensor: the library's own writer holds a second copy of all of them."""
+    codes = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64"}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    position = 0
+    for name, tensor in tensors.items():
+        end = position + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": codes[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)))
+        file.write(text)
+        for tensor in tensors.values():
+            file.write(_bytes_of(tensor))
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, without copying it where it is contiguous."""
+    return tensor.contiguous().numpy().reshape(-1).view("uint8").data
+
+
 def _checksum(about: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.blake2b(about.encode(), digest_size=16)
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().reshape(-1).view("uint8").data)
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()

@@ -91,12 +91,12 @@ def graph(
     edges: Array | Sequence[Sequence[int]],
     nodes: int,
     histogram_NC: Array | None = None,
-    classes: Sequence[str] = (),
     name: str = "Who hears whom",
 ) -> Figure:
     """The graph of a round: directed edges (sender, receiver) [E, 2] between `nodes` nodes.
 
-    Up to 48 nodes are small pies of their classes, their area the number of items; more are dots.
+    Up to 48 nodes are small pies of their classes, their area the number of items; more are dots in the
+    colour of their most frequent class.
     """
     figure, ax = blank(4.6, 4.6)
     ax.grid(visible=False)
@@ -109,7 +109,8 @@ def graph(
     if histogram is not None and nodes <= FEW:
         _draw_pies(ax, place_N2, histogram)
     else:
-        ax.scatter(*place_N2.T, s=max(6, 1400 / nodes), color=MUTED, edgecolors=SURFACE, linewidths=0.5, zorder=3)
+        colour = MUTED if histogram is None else np.array(class_colours(histogram.shape[1]))[histogram.argmax(1)]
+        ax.scatter(*place_N2.T, s=max(8, 2400 / nodes), c=colour, edgecolors=SURFACE, linewidths=0.5, zorder=3)
     pairs = len(np.unique(np.sort(edges_E2, axis=1), axis=0))
     title(ax, name, f"{pairs} links")
     ax.set_xlim(-1.2, 1.2)

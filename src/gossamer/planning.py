@@ -16,10 +16,12 @@ import numpy as np
 from gossamer import wire
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
+from gossamer.engines.local import receivers_at_once
 from gossamer.memory import proportional_set_size
 from gossamer.methods import Context
 from gossamer.mixing import describe, edges_of
 from gossamer.randomness import generator
+from gossamer.training import EVALUATION_BATCH
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,9 +70,10 @@ def plan(experiment: Experiment) -> Plan:
     from gossamer.federation import deal, first_messages, load_dataset
     from gossamer.population import as_dtype
 
-    base = proportional_set_size()
+    _warm_up()
     shards = deal(experiment, load_dataset(experiment))
     gc.collect()
+    base = max(0, proportional_set_size() - _data_bytes(shards))
     module, layout = _on_meta(experiment, shards)
     nodes = len(shards.train)
     context = Context(nodes, experiment.rounds, layout, experiment.learner, shards.sizes)
@@ -171,8 +174,6 @@ def _memory(
 ) -> dict[str, int]:
     """Expected peak, by part."""
     method, nodes, layout = experiment.method, context.nodes, context.layout
-    arrays = [shards.inputs, shards.labels, shards.test_inputs, shards.test_labels, *shards.train, *shards.validation]
-    data = sum(array.nbytes for array in arrays)
     state, own = method.init(context, row_D)
     receivers = 1 if method.world == "server" else nodes
     size = {name: value.numel() * value.element_size() for name, value in message.items()}
@@ -182,14 +183,19 @@ def _memory(
         population += (2 + 16 * processes) * sum(size.values())
     else:
         population += nodes * sum(size.values()) * (2 if experiment.transforms and method.world == "graph" else 1)
+        if method.world == "graph":
+            edges = len(edges_of(experiment.topology, nodes, experiment.seed))
+            population += receivers_at_once(nodes, edges + nodes) * sum(size.values())
     slots = experiment.learner.fresh(row_D[: layout.trainable])
     model = 2 * row_D.numel() * row_D.element_size() + _nbytes(slots) + frozen_bytes(module, layout)
     model += 2 * sum(size.values())
     batch = experiment.learner.batch_size
-    work = max(3 * _activations(module, shards, batch, experiment), 2 * _activations(module, shards, 512, experiment))
+    trained, _ = _activations(module, shards, batch)
+    _, measured = _activations(module, shards, EVALUATION_BATCH)
+    work = max(3 * trained, 3 * measured)
     parts = {
         "interpreter": base,
-        "data": data,
+        "data": _data_bytes(shards),
         "population": population,
         "models and activations": (processes + 1) * model + max(1, processes) * work,
         "workers": processes * WORKER_BYTES,
@@ -197,20 +203,37 @@ def _memory(
     return {**parts, "total": sum(parts.values())}
 
 
+def _warm_up() -> None:
+    """Load what the run will load lazily (autograd, the Parquet writer), so that it is measured as interpreter."""
+    import pyarrow
+    import pyarrow.parquet
+    import torch
+
+    one = torch.ones(1, 1, 8, 8, requires_grad=True)
+    torch.nn.functional.conv2d(one, torch.ones(1, 1, 3, 3)).sum().backward()  # type: ignore[no-untyped-call]
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({"x": [1.0]}), sink)
+    pyarrow.parquet.read_table(pyarrow.BufferReader(sink.getvalue()))
+
+
+def _data_bytes(shards: Shards) -> int:
+    arrays = [shards.inputs, shards.labels, shards.test_inputs, shards.test_labels, *shards.train, *shards.validation]
+    return sum(array.nbytes for array in arrays)
+
+
 def _nbytes(tensors: dict[str, Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def _activations(module: nn.Module, shards: Shards, batch: int, experiment: Experiment) -> int:
-    """Bytes of the outputs of all leaf modules for one batch, from a pass on the meta device."""
+def _activations(module: nn.Module, shards: Shards, batch: int) -> tuple[int, int]:
+    """Bytes of the outputs of all leaf modules together, and of the largest, from one batch on the meta device."""
     import torch
 
-    total = 0
+    sizes: list[int] = [0]
 
     def count(leaf: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal total
         if isinstance(output, torch.Tensor):
-            total += output.numel() * output.element_size()
+            sizes.append(output.numel() * output.element_size())
 
     leaves = [m for m in module.modules() if not any(m.children())]
     hooks = [leaf.register_forward_hook(count) for leaf in leaves]
@@ -221,11 +244,11 @@ def _activations(module: nn.Module, shards: Shards, batch: int, experiment: Expe
         with torch.no_grad():
             module(inputs)
     except NotImplementedError:
-        total = 10 * batch * math.prod(shards.inputs.shape[1:]) * 4  # No meta kernel: a coarse bound.
+        sizes = [batch * math.prod(shards.inputs.shape[1:]) * 4] * 10  # No meta kernel: a coarse bound.
     finally:
         for hook in hooks:
             hook.remove()
-    return total
+    return sum(sizes), max(sizes)
 
 
 def _warnings(experiment: Experiment, shards: Shards, graph: GraphFacts | None) -> list[str]:

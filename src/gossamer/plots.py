@@ -132,12 +132,17 @@ def curves(
 
 def _scale(ax: Axes, metric: str) -> None:
     """Accuracy on 0..1; distances, which shrink by orders of magnitude, on a log axis; losses from 0."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines] or [np.empty(0)])
     if metric.endswith(("accuracy", "f1", "auc")):
         ax.set_ylim(0, 1.01)
         ax.set_yticks(np.linspace(0, 1, 6))
     elif metric == "consensus_distance" and len(values) and (values > 0).all() and values.max() > 30 * values.min():
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        ax.yaxis.set_minor_locator(NullLocator())
     elif len(values) and values.min() >= 0:
         ax.set_ylim(0, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.resources
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -64,10 +65,10 @@ def _mean(estimate: Estimate | None) -> float:
 
 
 def title(arms: Mapping[str, Sequence[Run]]) -> str:
-    """What the names of all experiments share."""
-    names = [runs[0].experiment.name for runs in arms.values()]
-    shared = names[0] if len(set(names)) == 1 else names[0].removesuffix(f"-{next(iter(arms))}")
-    return shared if all(name.startswith(shared) for name in names) else "Comparison"
+    """What the names of all experiments share, up to a hyphen; 'comparison' if nothing."""
+    names = [runs[0].experiment.name.split("-") for runs in arms.values()]
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, itertools.zip_longest(*names))
+    return "-".join(parts[0] for parts in shared) or "comparison"
 
 
 def _plug(plug: Any) -> str:
@@ -191,13 +192,8 @@ def _curves(arms: Mapping[str, Sequence[Run]], look: Mapping[str, plots.Look], t
     only = f" The {len(arms)} best of {of} arms." if of > len(arms) else ""
     own = {arm: runs for arm, runs in arms.items() if runs[0].own_models}
     distances = {arm: runs for arm, runs in own.items() if runs[0].record["world"] == "graph"}
-    figures = [
-        _figure(
-            plots.curves(arms, target=target, look=look, width=10),
-            "After each round: the mean over the nodes' own models, or the one model of a server." + only,
-            "wide",
-        )
-    ]
+    note = "After each round: the mean over the nodes' own models, or the one model of a server." + only
+    figures = [_figure(plots.curves(arms, target=target, look=look, width=10), note, "wide")]
     if any(run.summary()["bytes"] for runs in arms.values() for run in runs):
         note = "The same accuracy over what all nodes (and the server) had sent by then."
         figures.append(_figure(plots.curves(arms, over="bytes", look=look), note))
@@ -220,22 +216,22 @@ def _world(arms: Mapping[str, Sequence[Run]]) -> str:
         record = runs[0].record
         if record["histogram"]:
             splits.setdefault(str(record["histogram"]), []).append(arm)
-        if record["edges"]:
+        if record["edges"] and record["world"] == "graph":
             graphs.setdefault(str(record["edges"]), []).append(arm)
     figures = []
     for members in splits.values():
         record = arms[members[0]][0].record
         drawn = pictures.partition(record["histogram"], record["classes"], record["names"])
         whose = "" if len(splits) == 1 else f" Arms: {', '.join(members)}."
-        figures.append(
-            _figure(drawn, f"Training items of each class at each node; the area is the number.{whose}", "wide")
-        )
+        form = "stacked by class" if record["nodes"] > pictures.FEW else "of each class; the area is the number"
+        figures.append(_figure(drawn, f"Training items of each node, {form}.{whose}", "wide"))
     for members in graphs.values():
         run = arms[members[0]][0]
-        name = f"{run.experiment.topology.kind.replace('_', ' ')}"
-        drawn = pictures.graph(run.record["edges"], run.record["nodes"], run.record["histogram"], name=name)
-        note = "Who hears whom in the first round; a node's pie shows its classes, its size its items. Arms: "
-        figures.append(_figure(drawn, note + ", ".join(members) + "."))
+        many, name = run.record["nodes"] > pictures.FEW, run.experiment.topology.kind.replace("_", " ")
+        drawn = pictures.graph(run.record["edges"], run.record["nodes"], run.record["histogram"], name)
+        form = "colour shows its most frequent class" if many else "pie shows its classes, its size its items"
+        note = f"Who hears whom in the first round; a node's {form}. Arms: {', '.join(members)}."
+        figures.append(_figure(drawn, note))
     return "".join(figures)
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
+EVALUATION_BATCH = 512
+"""Items of a batch when a model is measured."""
+
 
 def batches(
     seed: int, node: int, round: int, items: int, learner: Learner, steps: int | None = None
@@ -224,7 +227,7 @@ class Trainer:
             accuracy=correct / seen if seen else math.nan,
         )
 
-    def measure(self, inputs: Tensor, labels: Tensor, classes: int, chunk: int = 512) -> Counts:
+    def measure(self, inputs: Tensor, labels: Tensor, classes: int, chunk: int = EVALUATION_BATCH) -> Counts:
         """Counts of the model in the resident module on these items, without changing it (evaluation mode)."""
         import torch
         from torch.nn.functional import cross_entropy

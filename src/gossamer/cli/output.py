@@ -55,17 +55,34 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, bool)) else str(value)
 
 
-def table(columns: Sequence[str], lines: Iterable[Sequence[str]], title: str = "", numbers: bool = True) -> Table:
-    """A table whose first column names things; with `numbers` the others are set flush right."""
+def table(
+    columns: Sequence[str],
+    lines: Iterable[Sequence[str]],
+    title: str = "",
+    numbers: bool = True,
+    spare: Sequence[str] = (),
+) -> Table:
+    """A table whose first column names things.
+
+    With `numbers` the others are set flush right and never broken; on a narrow terminal the columns named in `spare`
+    give way, the first one first.
+    """
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
+    cells = [[Text.from_markup(cell) for cell in line] for line in lines]
+    kept = list(range(len(columns)))
+    for name in spare:
+        needed = sum(max([len(columns[i]), *(line[i].cell_len for line in cells)]) + 3 for i in kept)
+        if needed > console().width:
+            kept.remove(list(columns).index(name))
     drawn = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for place, name in enumerate(columns):
-        right = numbers and place > 0
-        drawn.add_column(name, justify="right" if right else "left", no_wrap=right or place == 0, overflow="fold")
-    for line in lines:
-        drawn.add_row(*line)
+    for i in kept:
+        right = numbers and i > 0
+        drawn.add_column(columns[i], justify="right" if right else "left", no_wrap=numbers or i == 0, overflow="fold")
+    for line in cells:
+        drawn.add_row(*(line[i] for i in kept))
     return drawn
 
 
@@ -93,7 +110,8 @@ def arms_table(rows: Sequence[Row], target: float | None = None, title: str = ""
         lines.append([f"[bold]{cell}[/]" if row is best and len(rows) > 1 else cell for cell in cells])
     seeds = max(row.seeds for row in rows)
     note = f"mean ± half of the 95 % interval, {seeds} seeds" if seeds > 1 else ""
-    return table(columns, lines, title=title or note)
+    spare = ["own validation", "merged model", "time", "sent"]
+    return table(columns, lines, title=title or note, spare=spare)
 
 
 def reached(reach: Reach) -> str:

@@ -44,10 +44,12 @@ def runs_in(folder: Path) -> list[Run]:
 
 
 @runs_app.callback(invoke_without_command=True)
-def runs(context: typer.Context) -> None:
+def runs(context: typer.Context, folder: Folder = Path("runs"), json: Json = False) -> None:
     """List runs, or clean them up."""
     if context.invoked_subcommand is None:
-        list_runs()
+        list_runs(folder, json)
+    elif json or folder != Path("runs"):
+        raise typer.BadParameter(f"write options after '{context.invoked_subcommand}'")
 
 
 @runs_app.command("list", epilog="Example:\n\n  gossamer runs list --folder runs --json")
@@ -70,7 +72,7 @@ def list_runs(folder: Folder = Path("runs"), json: Json = False) -> None:
         ]
         for f in found
     ]  # fmt: skip
-    console().print(table(columns, lines))
+    console().print(table(columns, lines, spare=["changed", "on disk", "time", "sent"]))
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -83,8 +83,11 @@ def sweep(
     arms = expand(load_arms(file, settings), load_sweep(file, settings), seed_list(seeds))
     finished: dict[str, list[Run]] = {}
     failed = _play(arms, folder, finished, reuse=True, tolerant=True)
+    told = {"failed": {label: str(error) for label, error in failed.items()}}
     if finished:
-        show(finished, _report(finished, folder), json, failed={label: str(error) for label, error in failed.items()})
+        show(finished, _report(finished, folder), json, **told)
+    elif json:
+        emit({"arms": [], "report": None, **told})
     if failed:
         label, error = next(iter(failed.items()))
         raise NodeError(error.node, error.round, error.stage, f"{error.reason} (in {label})", error.traceback)
@@ -128,11 +131,13 @@ def _play(
                     finished.setdefault(arm, []).append(earlier)
                     continue
                 try:
-                    finished.setdefault(arm, []).append(_one(experiment, folder, earlier, shown.listen(label)))
+                    done = _one(experiment, folder, earlier, shown.listen(label))
                 except NodeError as error:
                     if not tolerant:
                         raise
                     failed[label] = error
+                else:
+                    finished.setdefault(arm, []).append(done)
     return failed
 
 

@@ -94,8 +94,10 @@ def _kinds(family: type[Plug]) -> str:
 def _meaning(field: FieldInfo) -> str:
     """The description of a field, and the words it allows."""
     allowed = [str(part) for part in get_args(field.annotation) if isinstance(part, str)]
-    parts = [field.description or "", f"one of: {', '.join(allowed)}" if len(allowed) > 1 else ""]
-    return "; ".join(part for part in parts if part)
+    meaning = field.description or ""
+    if len(allowed) < 2 or all(word in meaning for word in allowed):
+        return meaning
+    return "; ".join(filter(None, [meaning, f"one of: {', '.join(allowed)}"]))
 
 
 def _line(key: str, value: Any, meaning: str) -> str:

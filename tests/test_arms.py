@@ -1,0 +1,191 @@
+"""Arms, settings and grids: what a file with differences means."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossamer.arms import apply, expand, flattened, load_arms, load_sweep, merge
+from gossamer.errors import ExperimentError
+from gossamer.experiment import Experiment
+
+FILE = """
+name = "first"
+rounds = 7
+learner = { lr = 0.05, momentum = 0.9 }
+partition = "iid"
+
+[arms.server]
+[arms.ring]
+method = "dsgd"
+topology = "ring"
+"learner.batch_size" = 8
+[arms.adam]
+learner = { kind = "adam", lr = 0.001 }
+partition.min_size = 2
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "experiment.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_arms_equal_experiments_built_in_python(tmp_path):
+    text = FILE.replace("partition.min_size = 2\n", "")
+    sgd = {"kind": "sgd", "lr": 0.05, "momentum": 0.9}
+    shared = {"rounds": 7, "partition": "iid"}
+    assert load_arms(written(tmp_path, text)) == {
+        "server": Experiment(name="first-server", learner=sgd, **shared),
+        "ring": Experiment(
+            name="first-ring", method="dsgd", topology="ring", learner={**sgd, "batch_size": 8}, **shared
+        ),
+        "adam": Experiment(name="first-adam", learner={"kind": "adam", "lr": 0.001}, **shared),
+    }
+
+
+def test_a_file_without_arms_is_one_arm_named_after_the_experiment(tmp_path):
+    arms = load_arms(written(tmp_path, 'name = "solo"\nrounds = 3\n'))
+    assert arms == {"solo": Experiment(name="solo", rounds=3)}
+
+
+def test_an_unknown_key_names_the_arm_and_the_nearest_key(tmp_path):
+    with pytest.raises(ExperimentError, match=r"arm 'adam': unknown key 'partition\.min_size'"):
+        load_arms(written(tmp_path, FILE))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("arms = 3", "one table for each arm"),
+        ("arms = { a = 3 }", r"arms\.a: write a table"),
+        ('[arms."a b"]', "letters, digits"),
+        ("sweep = [1]", "a table of lists"),
+        ('[sweep]\n"learner.lr" = 0.1', "give a list"),
+        ('[sweep]\n"learner.lr" = []', "at least one value"),
+        ("name = ", "not valid TOML"),
+        ('transforms = ["cast"]\n[arms.a.transforms]\nx = 1', "arm 'a': 'transforms' is a list"),
+    ],
+)
+def test_a_wrong_shape_is_one_line_that_says_what_to_write(tmp_path, text, message):
+    with pytest.raises(ExperimentError, match=message) as caught:
+        load_arms(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_hold_for_every_arm_and_the_name_keeps_the_arm(tmp_path):
+    path = written(tmp_path, FILE.replace("partition.min_size = 2\n", ""))
+    arms = load_arms(path, ["rounds=2", "learner.lr=0.5", "name=other"])
+    assert [arm.name for arm in arms.values()] == ["other-server", "other-ring", "other-adam"]
+    assert {arm.rounds for arm in arms.values()} == {2}
+    assert {arm.learner.lr for arm in arms.values()} == {0.5}
+    assert arms["adam"].learner.kind == "adam"
+
+
+SCALARS = st.one_of(
+    st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=20)
+)
+
+
+@given(SCALARS | st.lists(st.integers(-100, 100), max_size=4))
+def test_a_setting_written_as_toml_arrives_with_its_type(value):
+    text = tomli_w.dumps({"v": value}).strip().removeprefix("v = ")
+    got = apply({}, f"a.b = {text}")["a"]["b"]
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_bare_words_are_strings_and_dots_go_into_tables():
+    assert apply({}, "method=fedavg") == {"method": "fedavg"}
+    assert apply({"topology": "ring"}, "topology.weights=uniform") == {
+        "topology": {"kind": "ring", "weights": "uniform"}
+    }
+    assert apply({"learner": {"kind": "sgd", "momentum": 0.9}}, "learner.kind=adam") == {"learner": {"kind": "adam"}}
+
+    assert apply({"model": {"kind": "mlp", "hidden": [8]}}, 'model={file="m.py"}') == {"model": {"file": "m.py"}}
+
+
+@pytest.mark.parametrize("setting", ["rounds", "=3", "a..b=3", "a=[1", "a=", 'a="x'])
+def test_a_malformed_setting_says_how_to_write_one(setting):
+    with pytest.raises(ExperimentError, match="--set"):
+        apply({}, setting)
+
+
+TABLES = st.recursive(
+    st.integers(0, 3) | st.text("xy", max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from(["a", "b", "c", "kind"]), inner, max_size=3),
+    max_leaves=8,
+).filter(lambda value: isinstance(value, dict))
+
+
+@given(TABLES, TABLES)
+def test_merging_is_idempotent_and_changes_neither_table(base, differences):
+    before = copy.deepcopy((base, differences))
+    once = merge(base, differences)
+    assert (base, differences) == before
+    assert merge(base, {}) == base
+    assert merge({}, base) == base
+    assert merge(once, once) == once
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.integers()), st.dictionaries(st.sampled_from("abcd"), st.integers()))
+def test_without_tables_merging_is_that_of_dictionaries(base, differences):
+    assert merge(base, differences) == {**base, **differences}
+
+
+def test_a_grid_is_the_product_of_its_axes_and_changes_nothing_else():
+    arms = {"a": Experiment(name="x-a"), "b": Experiment(name="x-b", method="dsgd", topology="ring")}
+    grid = {"learner.lr": [0.1, 0.01], "model": [{"kind": "mlp", "hidden": [8]}, "softmax_regression"]}
+    points = expand(arms, grid, [3, 4])
+    assert len(points) == 2 * 2 * 2
+    assert set(points) >= {"a-lr0.1-mlp_hidden8", "b-lr0.01-softmax_regression"}
+    for label, experiments in points.items():
+        assert [one.seed for one in experiments] == [3, 4]
+        base = flattened(arms[label[0]].to_dict())
+        for one in experiments:
+            assert one.name == f"x-{label}"
+            changed = {key for key, value in flattened(one.to_dict()).items() if base.get(key) != value}
+            assert changed <= {"name", "seed", "learner.lr", "model.kind", "model.hidden"}
+    assert len({one.digest() for experiments in points.values() for one in experiments}) == 16
+
+
+def test_a_grid_over_the_seed_gives_seeds_not_arms(tmp_path):
+    path = written(tmp_path, "[sweep]\nseed = [5, 6]\nlearner.lr = [0.1]\n")
+    points = expand(load_arms(path), load_sweep(path))
+    assert list(points) == ["lr0.1"]
+    assert [one.seed for one in points["lr0.1"]] == [5, 6]
+    assert [one.seed for one in expand(load_arms(path), load_sweep(path), [9])["lr0.1"]] == [9]
+
+
+def test_an_impossible_point_is_named_and_a_double_one_refused():
+    arms = {"a": Experiment(name="x-a")}
+    with pytest.raises(ExperimentError, match=r"arm 'a-lr-1': learner\.lr"):
+        expand(arms, {"learner.lr": [-1]})
+    with pytest.raises(ExperimentError, match="two points"):
+        expand(arms, {"rounds": [3, 3]})
+
+
+def test_a_setting_cannot_silently_lose_to_the_grid(tmp_path):
+    path = written(tmp_path, '[sweep]\n"learner.lr" = [0.1]\n')
+    with pytest.raises(ExperimentError, match=r"sweeps over 'learner\.lr'"):
+        load_sweep(path, ["learner.lr=0.5"])
+
+
+def test_the_first_example_has_its_four_arms_and_a_valid_grid():
+    path = Path(__file__).parent.parent / "examples" / "first.toml"
+    arms = load_arms(path)
+    assert {arm: (one.method.kind, one.topology.kind) for arm, one in arms.items() if arm != "alone"} == {
+        "fedavg": ("fedavg", "server"),
+        "ring": ("dsgd", "ring"),
+        "regular": ("dsgd", "random_regular"),
+    }
+    assert arms["alone"].method.kind == "local"
+    same = [{**one.to_dict(), "name": "", "method": "", "topology": ""} for one in arms.values()]
+    assert all(table == same[0] for table in same), "the arms differ in who talks to whom, and in nothing else"
+    assert len(expand(arms, load_sweep(path))) % len(arms) == 0
