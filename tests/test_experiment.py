@@ -68,7 +68,7 @@ def test_the_schema_names_every_kind() -> None:
         ({"learner": {"kind": "sgd", "lrr": 1}}, ["learner.lrr", "did you mean 'lr'"]),
         ({"partition": {"kind": "dirichlet", "alpha": 0}}, ["partition.alpha = 0", "greater than 0"]),
         ({"partition": {"kind": "dirichlett"}}, ["partition", "did you mean 'dirichlet'", "natural"]),
-        ({"partition": {"alpha": 1}}, ["partition", "'kind' is missing"]),
+        ({"partition": {"alfa": 1}}, ["partition.alfa", "did you mean 'alpha'"]),
         ({"nodes": 0}, ["nodes = 0", "greater than or equal to 1"]),
         ({"rounds": "many"}, ["rounds = 'many'", "integer"]),
         ({"evaluate": {"evry": 3}}, ["evaluate.evry", "did you mean 'every'"]),

@@ -119,7 +119,7 @@ def test_data_that_changed_is_not_resumed(tmp_path: Path) -> None:
         gossamer.run(experiment, tmp_path / "run", stopper(2))
     with pytest.raises(ExperimentError, match="pass it again"):
         gossamer.resume(tmp_path / "run")
-    with pytest.raises(RunError, match="have changed.*histogram"):
+    with pytest.raises(RunError, match=r"have changed.*histogram"):
         gossamer.resume(tmp_path / "run", data=gossamer.Dataset.of(x, y[::-1] * 0 + (np.arange(60) > 30), x, y))
     whole = gossamer.run(experiment, tmp_path / "whole")
     assert_same(whole, gossamer.resume(tmp_path / "run", data=gossamer.Dataset.of(x, y, x, y)))

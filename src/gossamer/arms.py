@@ -42,8 +42,10 @@ def load_arms(path: str | Path, settings: Sequence[str] = ()) -> dict[str, Exper
     `settings` ("learner.lr=0.05") are applied last, to every arm. An experiment's name is that of the base, a hyphen
     and that of the arm. Raises ExperimentError, which names the arm where an arm is at fault.
     """
+    from gossamer.experiment import with_default_kinds
+
     base, arms, _ = read_file(path)
-    base = with_kinds(base)
+    base = with_default_kinds(base)
     base_name = functools.reduce(apply, settings, base).get("name", "experiment")
     experiments = {}
     for arm, differences in (arms or {"": {}}).items():
@@ -166,24 +168,11 @@ def _other_kind(before: Table, value: Table) -> bool:
     return "file" in value and value["file"] != before.get("file")
 
 
-def with_kinds(table: Table) -> Table:
-    """The table with the experiment's default `kind` filled in where a choice is given by its fields alone."""
-    from gossamer.experiment import Experiment
-
-    filled = dict(table)
-    for key, value in table.items():
-        field = Experiment.model_fields.get(key)
-        default = getattr(field.default, "kind", None) if field else None
-        if default and isinstance(value, dict) and not value.keys() & {"kind", "file"}:
-            filled[key] = {"kind": default, **value}
-    return filled
-
-
 def _experiment(table: Table, arm: str) -> Experiment:
     from gossamer.experiment import Experiment
 
     try:
-        return Experiment.from_dict(with_kinds(table))
+        return Experiment.from_dict(table)
     except ExperimentError as error:
         raise ExperimentError(f"arm '{arm}': {error}" if arm else str(error)) from None
 

@@ -127,6 +127,11 @@ class Experiment(Section):
         except ValidationError as error:
             raise ExperimentError(explain(error)) from None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, table: Any) -> Any:
+        return with_default_kinds(table) if isinstance(table, dict) else table
+
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
         method, topology = self.method, self.topology
@@ -142,8 +147,8 @@ class Experiment(Section):
             )
         if method.world == "graph" and topology.one_way and topology.weights == "metropolis":
             raise ExperimentError(
-                f"topology.weights = 'metropolis' needs an undirected graph, but topology '{topology.kind}' is directed; "
-                "use weights = 'uniform'"
+                f"topology.weights = 'metropolis' needs an undirected graph, but topology '{topology.kind}' "
+                "is directed; use weights = 'uniform'"
             )
         if method.world == "server" and not self.schedule.communicates(0, self.rounds):
             raise ExperimentError(
@@ -190,6 +195,17 @@ class Experiment(Section):
         for key in ("name", "backend", "workers", "checkpoint", "data_folder"):
             table.pop(key, None)
         return hashlib.blake2b(json.dumps(table, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def with_default_kinds(table: dict[str, Any]) -> dict[str, Any]:
+    """The table with the default `kind` filled in where a choice is given by its fields alone (`{ lr = 0.05 }`)."""
+    filled = dict(table)
+    for key, value in table.items():
+        field = Experiment.model_fields.get(key)
+        default = getattr(field.default, "kind", None) if field else None
+        if default and isinstance(value, dict) and not value.keys() & {"kind", "file"}:
+            filled[key] = {"kind": default, **value}
+    return filled
 
 
 def _wants_all_groups(table: dict[str, Any]) -> bool:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gossamer import wire
+from gossamer.engines.local import receivers_at_once
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
-from gossamer.engines.local import receivers_at_once
 from gossamer.memory import proportional_set_size
 from gossamer.methods import Context
 from gossamer.mixing import describe, edges_of
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 WORKER_BYTES = 30 * 2**20
 """Private memory of a forked worker beyond its model and activations: its heap, and the pages it touches (measured)."""
+
+
+_INTERPRETER: dict[str, int] = {}
+"""Memory of the interpreter and its libraries for each kind of data, measured once in a process: later plans would
+find what earlier ones left."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def plan(experiment: Experiment) -> Plan:
     _warm_up()
     shards = deal(experiment, load_dataset(experiment))
     gc.collect()
-    base = max(0, proportional_set_size() - _data_bytes(shards))
+    base = _INTERPRETER.setdefault(experiment.data.kind, max(0, proportional_set_size() - _data_bytes(shards)))
     module, layout = _on_meta(experiment, shards)
     nodes = len(shards.train)
     context = Context(nodes, experiment.rounds, layout, experiment.learner, shards.sizes)

@@ -83,10 +83,10 @@ class Choice:
                         {"what": type(value).__name__, "base": base.__name__},
                     )
                 return adopted
-            if value.get("file") and value.get("kind") not in known:
-                return from_file(base, value)
             if "kind" not in value and (default := base.default_kind()):
                 value = {"kind": default, **value}
+            if value.get("file") and value.get("kind") not in known:
+                return from_file(base, value)
             if value.get("kind") not in known:
                 raise PydanticCustomError("unknown_kind", "{text}", {"text": unknown_kind(value.get("kind"), known)})
             return inner(value)

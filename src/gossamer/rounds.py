@@ -427,8 +427,8 @@ def _same_world(federation: Federation, folder: Path, record: dict[str, Any]) ->
     changed = [name for name, value in found.items() if record[name] != value]
     if changed:
         raise RunError(
-            f"{folder}: files that the experiment names have changed since the run began ({', '.join(changed)} differ); "
-            "bring them back, or start a new run"
+            f"{folder}: files that the experiment names have changed since the run began "
+            f"({', '.join(changed)} differ); bring them back, or start a new run"
         )
 
 
@@ -467,6 +467,7 @@ def _about(federation: Federation, backend: Backend, reason: str) -> dict[str, A
         },
         "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
         "seconds": 0.0,
+        "process": os.getpid(),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,20 @@ def open_run(folder: str | Path, experiment: Experiment | None = None) -> Run:
     if not place.is_dir():
         raise RunError(f"{place} does not exist or is not a folder")
     record = read_json(place / "record.json")
+    if record["status"] == "running" and not _alive(record["process"]):
+        record["status"] = "killed"
     return Run(place, experiment or Experiment.load(place / "experiment.toml"), record)
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class Run:

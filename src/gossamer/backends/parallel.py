@@ -168,14 +168,13 @@ def _serve(federation: Federation, slots: dict[str, Any], pipe: Connection, inhe
     while True:
         try:
             request = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send((False, _answer(federation, slots, request)))
-        except GossamerError as error:
-            pipe.send((True, error))
-        except BrokenPipeError:
-            return
+            try:
+                answer = (False, _answer(federation, slots, request))
+            except GossamerError as error:
+                answer = (True, error)
+            pipe.send(answer)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return  # The process that asked is gone, or wants no more.
 
 
 def _answer(federation: Federation, slots: dict[str, Any], request: Any) -> Any:

@@ -25,9 +25,6 @@ app.add_typer(runs_app, name="runs")
 Folder = Annotated[Path, typer.Option("--folder", help="Where run folders are kept.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
-RECENT = 3600.0
-"""Seconds without a sign after which a run that says it is running is taken for dead."""
-
 
 def runs_in(folder: Path) -> list[Run]:
     """The runs in a folder, by name; what is no run is passed over."""
@@ -124,9 +121,7 @@ def clean(
 def _disposable(run: Run, all_: bool) -> bool:
     """Whether `clean` takes this run if it is not named."""
     status = run.record["status"]
-    if status == "running":
-        return time.time() - _changed(run.folder) > RECENT
-    return all_ or status != "finished"
+    return status != "running" and (all_ or status != "finished")
 
 
 @app.command(

@@ -43,7 +43,7 @@ class EdgeList(Topology):
         """A networkx graph, or a list of pairs, as a topology; None for anything else.
 
         The nodes of a graph become 0, 1, ... in sorted order (in the graph's own order where they cannot be sorted).
-        Edge attributes are not used.
+        Edge attributes are not used. A directed graph gets uniform weights, since Metropolis weights need both ways.
         """
         if hasattr(value, "edges") and hasattr(value, "is_directed"):
             graph: Any = value
@@ -53,7 +53,9 @@ class EdgeList(Topology):
             except TypeError:
                 names = list(graph.nodes)
             order = {name: i for i, name in enumerate(names)}
-            return cls(pairs=tuple((order[a], order[b]) for a, b in graph.edges()), directed=bool(graph.is_directed()))
+            directed = bool(graph.is_directed())
+            pairs = tuple((order[a], order[b]) for a, b in graph.edges())
+            return cls(pairs=pairs, directed=directed, weights="uniform" if directed else "metropolis")
         if isinstance(value, (list, tuple, np.ndarray)):
             try:
                 return cls(pairs=tuple((int(a), int(b)) for a, b in value))
