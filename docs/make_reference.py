@@ -5,8 +5,10 @@ python docs/make_reference.py > docs/experiment.md
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
+import re
 from typing import Any
 
 from gossamer.experiment import Experiment, Section
@@ -42,12 +44,12 @@ def page() -> str:
     """The whole page."""
     sections = {key: field.annotation for key, field in Experiment.model_fields.items() if _is_section(field)}
     bases = {_family_of(key): key for key in Experiment.model_fields if _family_of(key)}
-    parts = [HEAD, "## Plain keys\n", _top_table(sections.keys() | set(bases.values()))]
+    parts = [HEAD, "## Plain keys\n", _table(Experiment, skip=sections.keys() | set(bases.values()))]
     for key, section in sections.items():
-        parts += [f"## `{key}`\n", _lead(section), _table(section, skip=set())]
+        parts += [f"## `{key}`\n", f"{inspect.getdoc(section)}\n", _table(section, skip=set())]
     for family, key in sorted(bases.items(), key=lambda pair: list(Experiment.model_fields).index(pair[1])):
         parts += [f"## `{key}`\n", *_family(family, key)]
-    return "\n".join(parts).rstrip() + "\n"
+    return re.sub("\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
 
 
 def _is_section(field: Any) -> bool:
@@ -65,10 +67,12 @@ def _family_of(key: str) -> str:
 
 
 def _family(family: str, key: str) -> list[str]:
+    """What the family is, the fields of all its kinds, then each kind with the fields that are its own."""
     base, default = families()[family], Experiment.model_fields[key].default
+    lead = (inspect.getdoc(importlib.import_module(base.__module__)) or "").split("\n\n")[0]
     default_kind = f"Default: `{default.kind}`." if isinstance(default, Plug) else "A list of tables; default: none."
     shared = set(base.model_fields)
-    parts = [f"{base.summary().partition(': ')[2][:1].upper()}{base.summary().partition(': ')[2][1:]} {default_kind}\n"]
+    parts = [f"{lead} {default_kind}\n"]
     if shared - {"kind", "file"}:
         parts += ["Fields of every kind:\n", _table(base, skip={"kind", "file"})]
     for kind, cls in discover(base).items():
@@ -78,14 +82,6 @@ def _family(family: str, key: str) -> list[str]:
         changed = {name for name in shared if _row(cls, name) == _row(base, name)}
         parts.append(_table(cls, skip=changed | {"kind", "file"}))
     return parts
-
-
-def _top_table(elsewhere: set[str]) -> str:
-    return _table(Experiment, skip=elsewhere)
-
-
-def _lead(section: type[Section]) -> str:
-    return (inspect.getdoc(section) or "") + "\n"
 
 
 def _table(model: type[Any], skip: set[str]) -> str:

@@ -72,6 +72,7 @@ def test_killed_at_a_random_moment_and_resumed(backend: str, tmp_path: Path) -> 
         time.sleep(dice.random() * 0.5)
         process.kill()
         process.wait()
+        assert gossamer.open_run(folder).record["status"] in ("killed", "finished")
         assert_same(whole, gossamer.resume(folder))
 
 
@@ -232,6 +233,19 @@ def test_a_model_that_does_not_fit_the_labels(tmp_path: Path) -> None:
             with pytest.raises(ExperimentError, match=message):
                 attempt(small(model=model))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_from_the_users_own_file(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, width=8):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))\n"
+    )
+    experiment = small(model={"file": str(tmp_path / "net.py"), "arguments": {"width": 12}}, rounds=2)
+    run = gossamer.run(experiment, tmp_path / "run")
+    assert run.record["parameters"] == 64 * 12 + 12 + 12 * 10 + 10
+    assert gossamer.open_run(tmp_path / "run").model()[1].weight.shape == (12, 64)
+    with pytest.raises(ExperimentError, match=r"model\.arguments.*wdth"):
+        gossamer.run(small(model={"file": str(tmp_path / "net.py"), "arguments": {"wdth": 12}}), tmp_path / "x")
 
 
 def test_a_graph_in_pieces_is_warned_of(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Learners: the local work of a node, and the back ends that run it.
+"""Learners: the local work of a node.
 
 A learner plug is one file that says how a row changes given a gradient. Rows, gradients and slots (optimiser state)
 are flat tensors [..., T]; all operations are elementwise over the last dimension, so the same line serves one node [T]
