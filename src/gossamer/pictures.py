@@ -59,8 +59,9 @@ def partition(histogram_NC: Array, classes: Sequence[str] = (), names: Sequence[
     ax.set_yticks(range(C), classes)
     ax.set_ylim(C - 0.4, -0.6)
     ax.set_ylabel("class")
-    shown = list(names) if names and max(len(name) for name in names) <= 3 else [str(i) for i in nodes_N]
-    ax.set_xticks(nodes_N, shown, fontsize=8 if N <= 30 else 6)
+    shown = list(names) or [str(i) for i in nodes_N]
+    slant = {"rotation": 35, "ha": "right"} if max(map(len, shown)) > 3 else {}
+    ax.set_xticks(nodes_N, shown, fontsize=8 if N <= 30 else 6, **slant)
     ax.set_xlim(-0.7, N - 0.3)
     ax.set_xlabel("node")
     return figure

@@ -1,0 +1,166 @@
+"""The documentation is executed: what a reader copies works, in the order of the page, in an empty folder.
+
+Fenced blocks: `python` is run in one namespace for each page, unless its first line is a comment that names a file;
+then it is written there. `toml` is checked as an experiment file, and written where a comment names a file. In
+`console`, lines that begin with `$ gossamer` are run; where the page shows `error: ...` below, the command must fail
+with that line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gossamer.arms import expand, load_arms, load_sweep
+from gossamer.cli import main
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    line: int
+
+    @property
+    def file(self) -> str:
+        """The file that the first line names in a comment; empty for none."""
+        found = re.match(r"# ([\w/]+\.(?:py|toml))\n", self.text)
+        return found[1] if found else ""
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [Block(m[1], m[2], text.count("\n", 0, m.start(2)) + 1) for m in FENCE.finditer(text)]
+
+
+def commands(block: Block) -> list[tuple[str, str]]:
+    """The commands of a console block, each with what the page shows below it."""
+    parts = re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]
+    return [(command, shown) for command, _, shown in (part.partition("\n") for part in parts)]
+
+
+def play(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do all that a page says, in the current folder."""
+    module = types.ModuleType(f"page_{page.stem}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for block in blocks(page):
+        if block.file and block.language in ("python", "toml"):
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        if block.language == "toml":
+            check_experiment(block)
+        elif block.language == "python" and not block.file:
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            exec(code, module.__dict__)
+        elif block.language == "console":
+            for command, shown in commands(block):
+                if command.startswith("gossamer "):
+                    call(command, shown, f"{page.name}:{block.line}", capsys)
+
+
+def check_experiment(block: Block) -> None:
+    """The block is a valid experiment file."""
+    path = Path(block.file or "block.toml")
+    path.write_text(block.text, encoding="utf-8")
+    assert expand(load_arms(path), load_sweep(path))
+
+
+def call(command: str, shown: str, where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(shlex.split(command, comments=True)[1:])
+    told = capsys.readouterr().err
+    expected = [line for line in shown.splitlines() if line.startswith("error: ")]
+    if expected:
+        assert left.value.code not in (0, None), f"{where}: {command} did not fail"
+        assert expected[0] in told, f"{where}: {command}"
+    else:
+        assert left.value.code == 0, f"{where}: {command}\n{told}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("GOSSAMER_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["tutorial", "how-to"])
+def test_page_can_be_followed(page, folder, capsys, monkeypatch):
+    play(DOCS / f"{page}.md", capsys, monkeypatch)
+
+
+def test_readme_can_be_followed(folder, capsys, monkeypatch):
+    """With the examples beside it, the first of them cut down to six nodes and two rounds."""
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    first = folder / "examples" / "first.toml"
+    text = first.read_text(encoding="utf-8")
+    small = text.replace("nodes = 20", "nodes = 6").replace("rounds = 30", "rounds = 2")
+    small = small.replace("[0.2, 0.1, 0.05]", "[0.1]")
+    assert len(set(text.splitlines()) - set(small.splitlines())) == 3
+    first.write_text(small, encoding="utf-8")
+    play(ROOT / "README.md", capsys, monkeypatch)
+
+
+def test_toml_on_other_pages_is_valid(folder):
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "toml" and page.stem not in ("README", "tutorial", "how-to"):
+                check_experiment(block)
+
+
+def test_examples_are_those_of_the_pages():
+    """A file that a page writes out and `examples` has is the same in both."""
+    compared = set()
+    for page in PAGES:
+        for block in blocks(page):
+            example = ROOT / "examples" / Path(block.file).name if block.file else None
+            if example and example.is_file():
+                assert example.read_text(encoding="utf-8") == block.text, f"{page.name}:{block.line}"
+                compared.add(example.name)
+    assert {"own_aggregator.py", "own_method.py", "own_model.py"} <= compared
+
+
+def test_reference_is_what_the_script_prints():
+    printed = subprocess.run(
+        [sys.executable, DOCS / "make_reference.py"], capture_output=True, text=True, check=True, env=os.environ
+    ).stdout
+    committed = (DOCS / "experiment.md").read_text(encoding="utf-8")
+    assert committed == printed, "run: python docs/make_reference.py > docs/experiment.md"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_points_to_exists(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]*)?\)", text):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for path in re.findall(r"\b(?:benchmarks|docs|examples|studies|src|tests)/[\w./-]*\w", text):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+    rules = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for block in blocks(page):
+        for command, _ in commands(block) if block.language == "console" else ():
+            if command.startswith("make "):
+                assert command.split()[1] in rules, f"{page.name}:{block.line} says {command}"
+
+
+def test_every_command_is_in_the_readme():
+    listed = subprocess.run(
+        [sys.executable, "-m", "gossamer.cli", "--help"], capture_output=True, text=True, check=False
+    )
+    assert listed is not None
