@@ -152,7 +152,6 @@ def main() -> None:
         "empty_round_seconds": statistics.median(empty),
         "server_memory": memory,
         "server_memory_growth": memory[1000] / memory[10],
-        / (memory[10]["peak"] - memory[10]["data"]),
         "torch": torch.__version__,
     }
     print(json.dumps(result, indent=1))
