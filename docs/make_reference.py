@@ -9,10 +9,13 @@ import importlib
 import inspect
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from gossamer.experiment import Experiment, Section
 from gossamer.plugs import Plug, discover, families
+
+IMAGES = Path(__file__).parent / "images"
 
 HEAD = """\
 # An experiment, field by field
@@ -37,6 +40,8 @@ Python, an `nn.Module`, a `gossamer.Dataset`, a function or a networkx graph can
 
 A file may also hold `[arms.NAME]` tables (differences from what stands above, compared by `gossamer run`) and a
 `[sweep]` table of lists (a grid, for `gossamer sweep`); see the [tutorial](tutorial.md).
+
+The pictures of partitions show the digits dealt to 16 nodes, and for natural groups the hospitals of `heart_disease`.
 """
 
 
@@ -79,6 +84,8 @@ def _family(family: str, key: str) -> list[str]:
         parts += [f'### {key} = "{kind}"\n', (inspect.getdoc(cls) or "") + "\n"]
         if cls.source:
             parts.append(f"Source: {cls.source}.\n")
+        if (IMAGES / f"{key}-{kind}.png").is_file():
+            parts.append(f"![{key} {kind}](images/{key}-{kind}.png)\n")
         changed = {name for name in shared if _row(cls, name) == _row(base, name)}
         parts.append(_table(cls, skip=changed | {"kind", "file"}))
     return parts

@@ -48,7 +48,7 @@ def test_a_resident_module_computes_with_its_row() -> None:
     x = torch.randn(7, 3)
     for _ in range(3):
         assert torch.equal(plain(x), bound(x))
-    resident.store_integers()
+    resident.store_buffers()
     other = Resident(network(), layout, torch.float32)
     other.load(resident.row)
     for name, value in plain.state_dict().items():

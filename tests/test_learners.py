@@ -144,18 +144,19 @@ def test_schedules(kind: Any, final: float, rounds: int, warmup: int) -> None:
         if round < warmup:
             assert rate == pytest.approx(0.4 * (round + 1) / warmup)
         else:
-            u = (round - warmup) / max(1, rounds - 1 - warmup)
+            u = (round - warmup) / (rounds - warmup)
             assert rate == pytest.approx(0.4 * closed_form(kind, final, u), rel=1e-12)
     assert all(0 < rate <= 0.4 + 1e-15 for rate in rates)
     falling = rates[warmup:]
     assert falling == sorted(falling, reverse=True)
-    if kind != "constant" and rounds > warmup + 1:
-        assert rates[-1] == pytest.approx(0.4 * final)
+    if kind != "constant" and rounds > warmup:
+        assert learner.rate(rounds, rounds) == pytest.approx(0.4 * final)
 
 
-def test_rate_stays_at_the_end_after_the_last_round() -> None:
+def test_no_round_is_played_at_a_rate_of_zero_and_the_rate_stays_where_it_ends() -> None:
+    assert SGD(lr_schedule="cosine").rate(19, 20) > 0
     learner = SGD(lr_schedule="cosine", lr_final=0.1)
-    assert learner.rate(25, 20) == learner.rate(19, 20)
+    assert learner.rate(25, 20) == learner.rate(20, 20) == pytest.approx(0.1 * learner.lr)
 
 
 @pytest.mark.parametrize(

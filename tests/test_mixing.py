@@ -17,8 +17,7 @@ from scipy.sparse import csr_array
 
 from gossamer.errors import ExperimentError
 from gossamer.mixing import (
-    BLOCK,
-    column_ranges,
+    COLUMNS,
     edges_of,
     mix,
     mixing_matrix,
@@ -166,7 +165,7 @@ def test_edges_that_are_none_are_refused(edges: Array, message: str) -> None:
 
 @MATRICES
 @FLOATS
-@pytest.mark.parametrize("columns", [1, 7, BLOCK, 2 * BLOCK + 5])
+@pytest.mark.parametrize("columns", [1, 7, COLUMNS, 2 * COLUMNS + 5])
 def test_mix_is_the_matrix_product(W: csr_array, dtype: torch.dtype, columns: int) -> None:
     rows_ND = random_rows(90, columns, dtype)
     expected = W.toarray() @ rows_ND.double().numpy()
@@ -210,33 +209,12 @@ def test_renaming_the_nodes_renames_the_result(W: csr_array) -> None:
 
 @MATRICES
 @FLOATS
-@pytest.mark.parametrize("parts", [2, 3, 50])
-def test_column_ranges_change_no_bit(W: csr_array, dtype: torch.dtype, parts: int) -> None:
-    rows_ND = random_rows(90, 5 * BLOCK + 77, dtype)
-    out_ND = torch.full_like(rows_ND, float("nan"))
-    for start, stop in column_ranges(rows_ND.shape[1], parts):
-        mix(W, rows_ND, out_ND, start, stop)
-    assert torch.equal(out_ND, mixed(W, rows_ND))
-
-
-@MATRICES
-@FLOATS
 def test_threads_change_no_bit_and_are_left_as_they_were(W: csr_array, dtype: torch.dtype) -> None:
     rows_ND = random_rows(90, 40_000, dtype)
     one = mixed(W, rows_ND)
     with threads(2):
         assert torch.equal(mixed(W, rows_ND), one)
         assert torch.get_num_threads() == 2
-
-
-@given(st.integers(0, 20 * BLOCK), st.integers(1, 12))
-def test_column_ranges_cover_every_column_once(columns: int, parts: int) -> None:
-    ranges = column_ranges(columns, parts)
-    assert sum(stop - start for start, stop in ranges) == columns
-    assert all(start == 0 for start, _ in ranges[:1])
-    assert all(stop == following for (_, stop), (following, _) in pairwise(ranges))
-    assert len(ranges) <= parts
-    assert all(start % BLOCK == 0 and start < stop for start, stop in ranges)
 
 
 @pytest.mark.parametrize("W", [SPARSE, EQUAL], ids=["sparse", "equal"])
@@ -281,10 +259,7 @@ def test_rows_may_be_a_part_of_a_wider_matrix() -> None:
         assert torch.equal(mixed(W, wide_ND[:, 20:70]), mixed(W, wide_ND[:, 20:70].contiguous()))
 
 
-def test_working_in_place_and_cutting_blocks_are_refused() -> None:
-    rows_ND = random_rows(90, 3 * BLOCK)
+def test_working_in_place_is_refused() -> None:
+    rows_ND = random_rows(90, 3 * COLUMNS)
     with pytest.raises(ValueError, match="in place"):
         mix(SPARSE, rows_ND, rows_ND)
-    for start, stop in ((1, BLOCK), (0, BLOCK + 1)):
-        with pytest.raises(ValueError, match="column_ranges"):
-            mix(SPARSE, rows_ND, torch.empty_like(rows_ND), start, stop)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossamer.population import BLOCK, Fold, Population
+from gossamer.population import BLOCK, Fold, Population, shared
 
 
 @given(n=st.integers(1, 40), seed=st.integers(0, 100))
@@ -45,7 +47,18 @@ def test_population_holds_one_row_for_each_receiver_and_node() -> None:
     assert population.own["momentum"].tolist() == [[0, 0], [-1, -1], [-2, -2], [-3, -3]]
     population.write_own(2, {"momentum": torch.tensor([7.0, 8.0])})
     assert population.own_of(2)["momentum"].tolist() == [7, 8]
-    assert population.state["row"].is_shared()
+    assert not population.own["momentum"][3].equal(population.own["momentum"][2])
+
+
+def test_forked_processes_see_and_write_the_same_numbers() -> None:
+    rows = shared(2, torch.zeros(3, dtype=torch.float64))
+    child = os.fork()
+    if child == 0:
+        rows[1, 2] = 5.0
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert rows.tolist() == [[0, 0, 0], [0, 0, 5]]
+    assert shared(0, torch.zeros(3)).shape == (0, 3)
 
 
 def test_a_server_has_one_row_and_stateless_nodes_none() -> None:

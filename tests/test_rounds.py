@@ -120,7 +120,7 @@ def test_data_that_changed_is_not_resumed(tmp_path: Path) -> None:
         gossamer.run(experiment, tmp_path / "run", stopper(2))
     with pytest.raises(ExperimentError, match="pass it again"):
         gossamer.resume(tmp_path / "run")
-    with pytest.raises(RunError, match=r"have changed.*histogram"):
+    with pytest.raises(RunError, match="changed since the run began: data"):
         gossamer.resume(tmp_path / "run", data=gossamer.Dataset.of(x, y[::-1] * 0 + (np.arange(60) > 30), x, y))
     whole = gossamer.run(experiment, tmp_path / "whole")
     assert_same(whole, gossamer.resume(tmp_path / "run", data=gossamer.Dataset.of(x, y, x, y)))
@@ -322,8 +322,8 @@ def test_metrics_agree_with_scikit_learn() -> None:
     dice = np.random.default_rng(0)
     true, scores = dice.integers(2, size=200), dice.standard_normal(200).round(1)
     said = (scores > 0).astype(int)
-    confusion = metrics.confusion_matrix(true, said)
-    ours = Counts(12.0, confusion, scores, true).metrics()
+    hits, counts = np.bincount(true[true == said], minlength=2), (np.bincount(true), np.bincount(said))
+    ours = Counts(12.0, hits, *counts, scores, true).metrics()
     assert ours["accuracy"] == pytest.approx(metrics.accuracy_score(true, said))
     assert ours["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(true, said))
     assert ours["f1"] == pytest.approx(metrics.f1_score(true, said, average="macro"))

@@ -154,14 +154,19 @@ class Experiment(Section):
             raise ExperimentError(
                 "schedule.k: with a server every round ends in an exchange; use k = 1 and more learner.steps or epochs"
             )
+        if method.world == "server" and not self.init.shared:
+            raise ExperimentError(
+                "init.shared = false needs nodes with models of their own, but a server's nodes start from its model; "
+                "use a method for graphs, or 'local'"
+            )
         method.check(self)
         return self
 
     # ---- files -------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The experiment as plain tables, without what equals a default; `from_dict` gives an equal experiment."""
-        return self.model_dump(mode="json", exclude_unset=False, exclude_none=True)
+        """The experiment as plain tables, every field written out; `from_dict` gives an equal experiment."""
+        return self.model_dump(mode="json", exclude_none=True)
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> Experiment:

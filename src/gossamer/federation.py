@@ -22,7 +22,7 @@ from gossamer.mixing import edges_of, mixing_matrix
 from gossamer.population import Population, as_dtype, folded_mean, shared
 from gossamer.preprocessing import shard
 from gossamer.randomness import generator, torch_seeded
-from gossamer.training import Counts, NodeItems, Resident, Trainer, check_output
+from gossamer.training import Counts, NodeItems, Resident, Trainer, check_batches, check_output
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from gossamer.data import Dataset
     from gossamer.experiment import Experiment
+    from gossamer.layout import Layout
     from gossamer.preprocessing import Shards
     from gossamer.topologies import Array
     from gossamer.wire import Message
@@ -43,9 +44,6 @@ class Outcome:
     weight: float
     loss: float
     accuracy: float
-    steps: int
-    bytes_each: int
-    """Bytes of the message to each receiver."""
 
 
 def load_dataset(experiment: Experiment) -> Dataset:
@@ -107,6 +105,7 @@ class Federation:
         self.layout = experiment.parametrisation.layout(module)
         self.resident = Resident(module, self.layout, dtype)
         check_output(self.resident, items, len(self.shards.classes))
+        check_batches(module, experiment.learner, self.shards.sizes, self.shards.draw_NC is not None)
         self.items, self.trainer = items, Trainer(experiment, self.resident, items)
         self.context = Context(self.nodes, experiment.rounds, self.layout, experiment.learner, self.shards.sizes)
         shared_row = self.resident.row.clone()
@@ -121,16 +120,17 @@ class Federation:
         receivers = 1 if self.has_server else self.nodes
         self.population = Population.start(start, receivers, self.nodes)
         self._edges: Array | None = None
-        plain, message, down = first_messages(experiment, self.context, shared_row)
-        self.up_bytes, self.down_bytes = wire.size(message), wire.size(down)
-        self.received_like = self._decoded(message)
-        """A message as its receiver sees it: names, shapes and types."""
+        self._cohort: tuple[int, Array] = (-1, np.empty(0, np.int64))
+        self.setup_bytes = 0 if self.method.world == "alone" else frozen_bytes(module, self.layout)
+        """Bytes of handing the frozen part to one node, before the first round."""
+        self.stages, down = first_messages(experiment, self.context, shared_row)
+        self.up_bytes, self.down_bytes = wire.size(self.stages[-1]), wire.size(down)
         self.sent: dict[str, Tensor] = {}
         self.exact: dict[str, Tensor] = {}
         if not self.folds:
-            self.sent = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
+            self.sent = {name: shared(self.nodes, value) for name, value in self.stages[0].items()}
             if experiment.transforms and not self.has_server:
-                self.exact = {name: shared(self.nodes, value) for name, value in plain.items()}
+                self.exact = {name: shared(self.nodes, value) for name, value in self.stages[0].items()}
         self.merged = shared(1, self.resident.row)[0]
         evaluated = experiment.evaluate.nodes
         self.evaluated = np.arange(self.nodes)
@@ -157,8 +157,10 @@ class Federation:
 
     def participants(self, round: int) -> Array:
         """The nodes that take part in a round."""
-        rng = generator(self.experiment.seed, "participants", round=round)
-        return self.experiment.schedule.participants(self.nodes, round, rng)
+        if self._cohort[0] != round:
+            rng = generator(self.experiment.seed, "participants", round=round)
+            self._cohort = (round, self.experiment.schedule.participants(self.nodes, round, rng))
+        return self._cohort[1]
 
     def communicates(self, round: int) -> bool:
         """Whether messages are exchanged at the end of a round."""
@@ -210,7 +212,7 @@ class Federation:
         if into is not None:
             for name, value in message.items():
                 into[name].copy_(value)
-        return Outcome(node, outbox.weight, result.loss, result.accuracy, result.steps, self.up_bytes), message
+        return Outcome(node, outbox.weight, result.loss, result.accuracy), message
 
     def local_work(
         self, node: int, round: int, participants: Array, into: Message | None = None
@@ -229,8 +231,9 @@ class Federation:
             raise node_error(error, node, round, stage) from error
 
     def _decoded(self, message: Message) -> Message:
-        for transform in reversed(self.experiment.transforms):
-            message = transform.reverse(message)
+        """A message as its receiver sees it."""
+        for transform, like in zip(reversed(self.experiment.transforms), reversed(self.stages[:-1]), strict=True):
+            message = transform.reverse(message, like)
         return message
 
     # ---- merging -----------------------------------------------------------------------------------------------
@@ -281,10 +284,15 @@ class Federation:
         except Exception as error:
             raise node_error(error, node, round, "evaluate") from error
 
-    def evaluate_merged(self, start: int, stop: int) -> Counts:
+    def evaluate_merged(self, round: int, start: int, stop: int) -> Counts:
         """Counts of the merged row on a range of the test items (with pooled normalisation)."""
-        self.resident.load(self.merged)
-        return self.trainer.measure(*self.test_part(start, stop), len(self.shards.classes))
+        try:
+            self.resident.load(self.merged)
+            return self.trainer.measure(*self.test_part(start, stop), len(self.shards.classes))
+        except GossamerError:
+            raise
+        except Exception as error:
+            raise node_error(error, -1, round, "evaluate") from error
 
     def test_part(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """A range of the test items."""
@@ -327,8 +335,14 @@ def encoded(experiment: Experiment, message: Message) -> Message:
     return message
 
 
-def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> tuple[Message, Message, Message]:
-    """(message of node 0 before transforms, as sent, the server's message), found by finishing work never done.
+def frozen_bytes(module: nn.Module, layout: Layout) -> int:
+    """Bytes of the message that holds the frozen part."""
+    parameters = dict(module.named_parameters())
+    return wire.size({name: parameters[name].data for name in layout.frozen})
+
+
+def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> tuple[list[Message], Message]:
+    """Node 0's message before and after each transform, and the server's message, found by finishing work never done.
 
     Methods are pure, so this changes nothing; it works on meta tensors too.
     """
@@ -341,8 +355,10 @@ def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> t
     slots = experiment.learner.fresh(row_D[:trainable])
     result = Result(row_D, slots, steps=1, lr=rate, loss=0.0, accuracy=0.0)
     outbox, _ = method.finish(task, result, own, view)
-    plain = {name: value.clone() for name, value in outbox.common.items()}
-    return plain, encoded(experiment, plain), down if method.world == "server" else {}
+    stages = [{name: value.clone() for name, value in outbox.common.items()}]
+    for transform in experiment.transforms:
+        stages.append(transform.forward(stages[-1]))
+    return stages, down if method.world == "server" else {}
 
 
 def node_error(error: Exception, node: int, round: int, stage: str) -> NodeError:

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-BLOCK = 1024
-"""Columns that dense mixing takes at a time; ranges of `mix` start at its multiples, so that how columns are split
-among workers cannot change a bit of the result."""
+COLUMNS = 1024
+"""Columns that dense mixing takes at a time."""
 
 DENSE_NODES = 2000
 """Up to this many nodes all eigenvalues are computed."""
@@ -112,31 +111,21 @@ def _directed(edges_E2: Array, nodes: int) -> bool:
     return not np.array_equal(np.sort(forth_E), np.sort(back_E))
 
 
-def column_ranges(columns: int, parts: int) -> list[tuple[int, int]]:
-    """Split columns 0..D-1 into at most `parts` (start, stop) ranges of nearly equal size that `mix` accepts."""
-    blocks = -(-columns // BLOCK)
-    cuts = [min(columns, BLOCK * (blocks * i // parts)) for i in range(parts + 1)]
-    return [(start, stop) for start, stop in pairwise(cuts) if start < stop]
-
-
-def mix(W_RN: csr_array, rows_ND: Tensor, out_RD: Tensor, start: int = 0, stop: int | None = None) -> None:
-    """out = W @ rows in columns start..stop-1 (all by default; see `column_ranges`), float32 or float64.
+def mix(W_RN: csr_array, rows_ND: Tensor, out_RD: Tensor) -> None:
+    """out = W @ rows, float32 or float64.
 
     R receivers are all nodes or some of them. A receiver's row is the weighted sum of the rows it hears, added in the
-    order of their numbers by one thread: it depends neither on the number of threads nor on how receivers and columns
-    are split among calls. Receivers with equal rows of W (all, on a complete graph) get bitwise equal rows, which are
+    order of their numbers by one thread: it depends neither on the number of threads nor on how receivers are
+    split among calls. Receivers with equal rows of W (all, on a complete graph) get bitwise equal rows, which are
     computed once. Other dense matrices of more than 64 nodes go through a dense product in fixed blocks of columns, as
     exact but rounded in another order, which may depend on how receivers are split; a block with NaN or infinity does
     not, because 0 * NaN would carry it to nodes that never heard it.
-    Raises ValueError if `out_RD` is `rows_ND`, or if the range cuts a block.
+    Raises ValueError if `out_RD` is `rows_ND`.
     """
     import torch
 
     receivers, nodes = W_RN.shape
     columns = rows_ND.shape[1]
-    stop = columns if stop is None else stop
-    if start % BLOCK or (stop % BLOCK and stop != columns):
-        raise ValueError(f"columns {start}..{stop} do not start and stop at multiples of {BLOCK}: use column_ranges")
     if rows_ND.data_ptr() == out_RD.data_ptr() and rows_ND.numel():
         raise ValueError("out_RD is rows_ND: mixing cannot work in place")
 
@@ -169,11 +158,11 @@ def mix(W_RN: csr_array, rows_ND: Tensor, out_RD: Tensor, start: int = 0, stop: 
         # A dense product multiplies R * N numbers a column, but about 16 in the time of one of the sparse sum; below 16
         # receivers it waits for the N rows.
         if nodes <= 64 or 16 * sum(map(len, heard.values())) <= max(receivers, 16) * nodes:
-            add_up(rows_ND[:, start:stop], out_RD[:, start:stop])
+            add_up(rows_ND, out_RD)
             return
         dense_RN = torch.from_numpy(W_RN.toarray()).to(rows_ND.dtype)
-        for left in range(start, stop, BLOCK):
-            block = slice(left, min(left + BLOCK, stop))
+        for left in range(0, columns, COLUMNS):
+            block = slice(left, left + COLUMNS)
             if rows_ND[:, block].sum().isfinite():
                 torch.mm(dense_RN, rows_ND[:, block], out=out_RD[:, block])
             else:

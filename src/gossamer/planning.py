@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from gossamer import wire
 from gossamer.engines.local import receivers_at_once
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
+from gossamer.federation import deal, first_messages, frozen_bytes, initial_module, load_dataset
 from gossamer.memory import proportional_set_size
 from gossamer.methods import Context
 from gossamer.mixing import describe, edges_of
@@ -72,7 +72,6 @@ def plan(experiment: Experiment) -> Plan:
     """The plan of an experiment. Loads the data, builds no weights. Raises ExperimentError for what cannot run."""
     import torch
 
-    from gossamer.federation import deal, first_messages, load_dataset
     from gossamer.population import as_dtype
 
     _warm_up()
@@ -83,9 +82,9 @@ def plan(experiment: Experiment) -> Plan:
     nodes = len(shards.train)
     context = Context(nodes, experiment.rounds, layout, experiment.learner, shards.sizes)
     row_D = torch.empty(layout.size, dtype=as_dtype(experiment.dtype), device="meta")
-    plain, message, down = first_messages(experiment, context, row_D)
-    up_bytes, down_bytes = wire.size(message), wire.size(down)
-    frozen = frozen_bytes(module, layout) * nodes
+    stages, down = first_messages(experiment, context, row_D)
+    up_bytes, down_bytes = wire.size(stages[-1]), wire.size(down)
+    frozen = 0 if experiment.method.world == "alone" else frozen_bytes(module, layout) * nodes
     per_round = _bytes_of_rounds(experiment, nodes, up_bytes, down_bytes)
     graph = describe(experiment.topology, nodes, experiment.seed) if experiment.method.world == "graph" else None
     processes = _processes(experiment)
@@ -102,41 +101,44 @@ def plan(experiment: Experiment) -> Plan:
         bytes_per_round=sum(per_round) / len(per_round),
         bytes_total=sum(per_round) + frozen,
         setup_bytes=frozen,
-        memory_bytes=_memory(experiment, shards, module, context, row_D, plain, base, processes),
+        memory_bytes=_memory(experiment, shards, module, context, row_D, stages[0], base, processes),
         graph=graph,
         backend=experiment.backend,
         warnings=tuple(_warnings(experiment, shards, graph)),
     )
 
 
-def frozen_bytes(module: nn.Module, layout: Layout) -> int:
-    """Bytes of the message that hands the frozen part to one node, before the first round."""
-    parameters = dict(module.named_parameters())
-    return wire.size({name: parameters[name].data for name in layout.frozen})
-
-
 def _on_meta(experiment: Experiment, shards: Shards) -> tuple[nn.Module, Layout]:
-    """The module without weights, and its layout; checks that it takes the inputs and fits the labels."""
+    """The module without weights, and its layout; checks that it takes the inputs and fits the labels.
+
+    A module that cannot be built or run without weights is checked with them.
+    """
     import torch
 
-    from gossamer.federation import initial_module
     from gossamer.population import as_dtype
-    from gossamer.training import check_logits
+    from gossamer.training import check_batches, check_logits
 
     shape, classes = tuple(int(n) for n in shards.inputs.shape[1:]), len(shards.classes)
-    with torch.device("meta"):
-        module = initial_module(experiment, shape, classes).to(as_dtype(experiment.dtype)).to("meta")
-    layout = experiment.parametrisation.layout(module)
-    inputs = torch.empty((2, *shape), dtype=torch.from_numpy(shards.inputs[:0]).dtype, device="meta")
+    dtype, kind = as_dtype(experiment.dtype), torch.from_numpy(shards.inputs[:0]).dtype
+    device = "meta"
     try:
-        with torch.no_grad():
-            logits = module.eval()(inputs)
-    except NotImplementedError:
-        return module, layout  # An operation without a meta kernel: the run itself will check.
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ExperimentError(f"model: it cannot take inputs of shape {shape}: {error}".replace("\n", " ")) from error
-    check_logits(tuple(logits.shape), (2, *shards.test_labels.shape[1:]), classes)
-    return module, layout
+        with torch.device("meta"), torch.no_grad():
+            module = initial_module(experiment, shape, classes).to(dtype).to("meta")
+            logits = module.eval()(torch.empty((2, *shape), dtype=kind))
+    except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError):
+        device = "cpu"
+    if device == "cpu":
+        module = initial_module(experiment, shape, classes).to(dtype)
+        try:
+            with torch.no_grad():
+                logits = module.eval()(torch.zeros((2, *shape), dtype=kind))
+        except Exception as error:
+            raise ExperimentError(
+                f"model: it cannot take inputs of shape {shape}: {type(error).__name__}: {error}".replace("\n", " ")
+            ) from error
+    check_logits(logits, (2, *shards.test_labels.shape[1:]), classes)
+    check_batches(module, experiment.learner, shards.sizes, shards.draw_NC is not None)
+    return module, experiment.parametrisation.layout(module)
 
 
 def _bytes_of_rounds(experiment: Experiment, nodes: int, up_bytes: int, down_bytes: int) -> list[int]:
@@ -242,18 +244,16 @@ def _activations(module: nn.Module, shards: Shards, batch: int) -> tuple[int, in
 
     leaves = [m for m in module.modules() if not any(m.children())]
     hooks = [leaf.register_forward_hook(count) for leaf in leaves]
-    inputs = torch.empty(
-        (batch, *shards.inputs.shape[1:]), dtype=torch.from_numpy(shards.inputs[:0]).dtype, device="meta"
-    )
+    device = next(module.parameters()).device
+    count_items = batch if device.type == "meta" else 2
+    kind = torch.from_numpy(shards.inputs[:0]).dtype
     try:
         with torch.no_grad():
-            module(inputs)
-    except NotImplementedError:
-        sizes = [batch * math.prod(shards.inputs.shape[1:]) * 4] * 10  # No meta kernel: a coarse bound.
+            module(torch.zeros((count_items, *shards.inputs.shape[1:]), dtype=kind, device=device))
     finally:
         for hook in hooks:
             hook.remove()
-    return sum(sizes), max(sizes)
+    return sum(sizes) * batch // count_items, max(sizes) * batch // count_items
 
 
 def _warnings(experiment: Experiment, shards: Shards, graph: GraphFacts | None) -> list[str]:

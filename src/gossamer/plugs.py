@@ -139,14 +139,11 @@ def families() -> dict[str, type[Plug]]:
 
 
 @functools.cache
-def _run_file(path: str) -> Any:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ExperimentError(f"file '{path}' does not exist (looked from {Path.cwd()})")
+def _run_file(file: Path, changed: int, size: int) -> Any:
     name = f"gossamer_user_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ExperimentError(f"file '{path}' is not a Python file")
+        raise ExperimentError(f"file '{file}' is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -154,8 +151,12 @@ def _run_file(path: str) -> Any:
 
 
 def run_user_file(path: str) -> Any:
-    """Execute a user's Python file and return it as a module. This runs the file's code."""
-    return _run_file(path)
+    """Execute a user's Python file and return it as a module; once, until it changes. This runs the file's code."""
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise ExperimentError(f"file '{path}' does not exist (looked from {Path.cwd()})")
+    stat = file.stat()
+    return _run_file(file, stat.st_mtime_ns, stat.st_size)
 
 
 def from_file(base: type[P], table: dict[str, Any]) -> P:

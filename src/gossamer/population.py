@@ -5,6 +5,7 @@ Shapes: N nodes, R receivers (1 with a server, else N), D columns of a row.
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,8 +76,16 @@ class Population:
 
 def shared(count: int, like: Tensor) -> Tensor:
     """Zeros [count, *like.shape] in memory that worker processes share."""
-    zeros: Tensor = like.new_zeros((count, *like.shape)).share_memory_()  # type: ignore[no-untyped-call]
-    return zeros
+    import torch
+
+    size = count * like.numel()
+    # Anonymous shared memory: forked workers see it, and no limit of /dev/shm applies.
+    memory = mmap.mmap(-1, max(1, size * like.element_size()))
+    return (
+        torch.frombuffer(memory, dtype=like.dtype, count=size).view(count, *like.shape)
+        if size
+        else like.new_empty((count, *like.shape))
+    )
 
 
 class Fold:

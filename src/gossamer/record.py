@@ -6,7 +6,9 @@
     rounds/part-*.parquet    one line for each round
     events.jsonl             what happened when
     checkpoints/*.safetensors  the complete state
+    model.safetensors        the model at the end, if there is one for all
     report.html              the report
+    lock                     held while the run is in progress
 
 Every file appears whole or not at all (written aside, then renamed), except events.jsonl, which only grows.
 """
@@ -79,21 +81,23 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
+MANY = 20_000
+"""Lines kept in memory at most before they are written as a part of their own."""
+
+
 class Record:
     """Writes the tables and events of one run into its folder."""
 
     def __init__(self, folder: Path, parts: int = 0) -> None:
         self.folder = folder
         self.parts = parts
-        self._rows: dict[str, list[dict[str, Any]]] = {"metrics": [], "rounds": []}
+        self._lines: dict[str, list[dict[str, Any]]] = {"metrics": [], "rounds": []}
 
-    def add_metrics(self, row: dict[str, Any]) -> None:
-        """One line of the metrics table."""
-        self._rows["metrics"].append(row)
-
-    def add_round(self, row: dict[str, Any]) -> None:
-        """One line of the table of rounds."""
-        self._rows["rounds"].append(row)
+    def add(self, table: str, line: dict[str, Any]) -> None:
+        """One line of a table."""
+        self._lines[table].append(line)
+        if len(self._lines["metrics"]) >= MANY and table == "rounds":
+            self.flush()
 
     def event(self, kind: str, **values: Any) -> None:
         """One line of events.jsonl."""
@@ -102,16 +106,51 @@ class Record:
             file.write(line + "\n")
 
     def flush(self) -> None:
-        """Write what was added since the last flush as the next part of each table."""
+        """Write what was added since the last flush, if anything, as the next part of each table."""
         import pyarrow
         import pyarrow.parquet
 
+        if not any(self._lines.values()):
+            return
         for name, columns in (("metrics", METRICS), ("rounds", ROUNDS)):
-            table = pyarrow.Table.from_pylist(self._rows[name], schema=schema(columns))
+            table = pyarrow.Table.from_pylist(self._lines[name], schema=schema(columns))
             with whole(part_path(self.folder, name, self.parts)) as aside:
                 pyarrow.parquet.write_table(table, aside)
         self.parts += 1
-        self._rows = {"metrics": [], "rounds": []}
+        self._lines = {"metrics": [], "rounds": []}
+
+
+class Lock:
+    """Held while a run is in progress; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: Any = None
+
+    def __enter__(self) -> Lock:
+        import fcntl
+
+        self._file = open(self.folder / "lock", "a")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise RunError(f"{self.folder}: another process is running this") from None
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._file.close()
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process is at work on a run folder now."""
+    if not (folder / "lock").exists():
+        return False
+    try:
+        with Lock(folder):
+            return False
+    except RunError:
+        return True
 
 
 def part_path(folder: Path, table: str, part: int) -> Path:
@@ -125,21 +164,36 @@ def read_table(folder: Path, table: str, parts: int | None = None) -> pyarrow.Ta
     import pyarrow.parquet
 
     columns = METRICS if table == "metrics" else ROUNDS
-    paths = sorted((folder / table).glob("part-*.parquet"))
+    paths = sorted((folder / table).glob("part-*.parquet"))[:parts]
     tables = []
-    for path in paths if parts is None else paths[:parts]:
+    for number, path in enumerate(paths):
+        if path != part_path(folder, table, number):
+            raise RunError(f"{part_path(folder, table, number)} is missing; run the experiment again")
         try:
             tables.append(pyarrow.parquet.read_table(path, schema=schema(columns)))
         except (pyarrow.ArrowInvalid, OSError) as error:
-            raise RunError(f"{path}: damaged ({error}); run the experiment again") from None
+            raise RunError(f"{path} is damaged ({error}); run the experiment again") from None
+    if parts is not None and len(paths) < parts:
+        raise RunError(f"{part_path(folder, table, len(paths))} is missing; run the experiment again")
     return pyarrow.concat_tables([schema(columns).empty_table(), *tables])
 
 
-def drop_parts(folder: Path, keep: int) -> None:
-    """Remove parts written after the checkpoint that is resumed from: their rounds will be played again."""
-    for table in ("metrics", "rounds"):
-        for path in sorted((folder / table).glob("part-*.parquet"))[keep:]:
+def clean_up(folder: Path, parts: int) -> None:
+    """Make the folders of a run and remove what a run that was stopped left behind.
+
+    That is: parts beyond those of the checkpoint that is resumed from (their rounds will be played again), files that
+    were being written, a torn last line of events.
+    """
+    for name in ("metrics", "rounds", "checkpoints"):
+        (folder / name).mkdir(exist_ok=True)
+        for path in (folder / name).glob(".*"):
             path.unlink()
+    for table in ("metrics", "rounds"):
+        for path in sorted((folder / table).glob("part-*.parquet"))[parts:]:
+            path.unlink()
+    events = folder / "events.jsonl"
+    if events.exists() and (content := events.read_bytes()) and not content.endswith(b"\n"):
+        events.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import RunError
 from gossamer.experiment import Experiment
-from gossamer.record import read_json, read_table, whole
+from gossamer.record import is_running, read_json, read_table, whole
 
 if TYPE_CHECKING:
     import pyarrow
@@ -27,20 +26,9 @@ def open_run(folder: str | Path, experiment: Experiment | None = None) -> Run:
     if not place.is_dir():
         raise RunError(f"{place} does not exist or is not a folder")
     record = read_json(place / "record.json")
-    if record["status"] == "running" and not _alive(record["process"]):
+    if record["status"] == "running" and not is_running(place):
         record["status"] = "killed"
     return Run(place, experiment or Experiment.load(place / "experiment.toml"), record)
-
-
-def _alive(process: int) -> bool:
-    """Whether a process of this number runs on this machine."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class Run:
@@ -66,7 +54,7 @@ class Run:
     def events(self) -> list[dict[str, Any]]:
         """What happened when: start, warnings, checkpoints, resumes, end."""
         text = (self.folder / "events.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        return [json.loads(line) for line in text.splitlines() if line]
 
     def curve(self, metric: str, node: int | None = None) -> tuple[list[int], list[float]]:
         """(rounds, values) of a metric: of one node, or (None) of what `summary` reports.

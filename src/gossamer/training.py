@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,25 +114,31 @@ class NodeItems:
         for part in batches(seed, node, round, len(items), learner, steps):
             yield torch.from_numpy(items[part])
 
+    @cached_property
+    def _pool(self) -> tuple[Array, Array]:
+        """The shared pool sorted by label, and where each label starts."""
+        pool = self.shards.train[0]
+        by_label = pool[np.argsort(self.shards.labels[pool], kind="stable")]
+        return by_label, np.searchsorted(self.shards.labels[by_label], np.arange(len(self.shards.classes) + 1))
+
     def _draw(self, seed: int, node: int, round: int, learner: Learner, steps: int | None) -> Array:
         """[steps, B] items: labels from the node's own distribution, then uniform items of that label."""
         assert self.shards.draw_NC is not None
         rng = generator(seed, "batches", node, round)
         count = learner.steps_for(self.shards.sizes[node]) if steps is None else steps
-        pool = self.shards.train[node]
-        by_label = pool[np.argsort(self.shards.labels[pool], kind="stable")]
         classes = self.shards.draw_NC.shape[1]
-        starts = np.searchsorted(self.shards.labels[by_label], np.arange(classes + 1))
+        by_label, starts = self._pool
         drawn = rng.choice(classes, size=(count, learner.batch_size), p=self.shards.draw_NC[node])
         low, high = starts[drawn], starts[drawn + 1]
         return np.asarray(by_label[low + (rng.random(drawn.shape) * (high - low)).astype(np.int64)])
 
 
 class Resident:
-    """A module bound to one flat row: `row` [D] is the storage of its parameters, `grad` [T] of their gradients.
+    """A module bound to one flat row: `row` [D] is the storage of its parameters and buffers, `grad` [T] of gradients.
 
     Frozen parameters stay in the module, once per process, and are never written. Integer buffers are copied in and
-    out, since a floating row cannot be their storage.
+    out, since a floating row cannot be their storage. Buffers that are not persistent belong to no row: they start
+    every task as they were in the fresh module.
     """
 
     def __init__(self, module: nn.Module, layout: Layout, dtype: torch.dtype) -> None:
@@ -141,7 +148,8 @@ class Resident:
         self.layout = layout
         self.row = torch.zeros(layout.size, dtype=dtype)
         self.grad = torch.zeros(layout.trainable, dtype=dtype)
-        self._integers: list[tuple[Tensor, Tensor]] = []
+        self._kept: list[tuple[nn.Module, str, Tensor]] = []
+        self._passing: list[tuple[nn.Module, str, Tensor]] = []
         parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
         for name in layout.frozen:
             parameters[name].requires_grad_(False)
@@ -151,24 +159,48 @@ class Resident:
                 view.copy_(parameter.data)
                 parameter.data = view
                 parameter.grad = self.grad[entry.start : entry.stop].view(entry.shape)
-            else:
-                view.copy_(buffers[entry.name])
-                if buffers[entry.name].is_floating_point():
-                    owner, _, leaf = entry.name.rpartition(".")
-                    module.get_submodule(owner)._buffers[leaf] = view
-                else:
-                    self._integers.append((buffers[entry.name], view))
+                continue
+            buffer = buffers.pop(entry.name)
+            view.copy_(buffer)
+            if not torch.equal(view.to(buffer.dtype), buffer) or not bool(view.isfinite().all()):
+                raise ExperimentError(
+                    f"model: buffer '{entry.name}' holds numbers that {dtype} cannot average (infinite, or too large "
+                    "integers); register it with persistent=False if it is no state"
+                )
+            self._kept.append((*_owner(module, entry.name), view))
+        for name, buffer in buffers.items():
+            self._passing.append((*_owner(module, name), buffer.clone()))
+        self._bind()
+
+    def _bind(self) -> None:
+        """Make every buffer what the row holds, or for a passing one what it was at first."""
+        for owner, leaf, view in self._kept:
+            buffer = owner._buffers[leaf]
+            if buffer is not None and buffer.is_floating_point():
+                owner._buffers[leaf] = view
+            elif buffer is not None:
+                buffer.copy_(view.round())
+        for owner, leaf, first in self._passing:
+            owner._buffers[leaf] = first.clone()
 
     def load(self, row_D: Tensor) -> None:
         """Make the module the model of this row."""
         self.row.copy_(row_D)
-        for buffer, view in self._integers:
-            buffer.copy_(view.round())
+        if self._kept or self._passing:
+            self._bind()
 
-    def store_integers(self) -> None:
-        """Bring integer buffers that changed in training back into the row."""
-        for buffer, view in self._integers:
-            view.copy_(buffer)
+    def store_buffers(self) -> None:
+        """Bring buffers that are not stored in the row (integers, or replaced by `self.buffer = ...`) back into it."""
+        for owner, leaf, view in self._kept:
+            buffer = owner._buffers[leaf]
+            if buffer is not None and buffer is not view:
+                view.copy_(buffer)
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The submodule that holds a buffer, and the buffer's name in it."""
+    owner, _, leaf = name.rpartition(".")
+    return module.get_submodule(owner), leaf
 
 
 class Trainer:
@@ -217,7 +249,9 @@ class Trainer:
                 )
             loss_sum += value * len(labels)
             seen += len(labels)
-        resident.store_integers()
+        resident.store_buffers()
+        if seen and not math.isfinite(trainable.sum().item()):
+            raise NodeError(node, round, "train", "its model holds NaN or infinity; lower learner.lr or clip gradients")
         return Result(
             row=resident.row,
             slots=self._slots,
@@ -238,34 +272,43 @@ class Trainer:
             for start in range(0, len(labels), chunk):
                 target = labels[start : start + chunk].flatten()
                 logits = module(inputs[start : start + chunk]).flatten(0, -2)
-                loss = float(cross_entropy(logits, target, reduction="sum"))
-                pairs = target * classes + logits.argmax(-1)
-                confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes).numpy()
-                scores = (logits[:, 1] - logits[:, 0]).double().numpy() if classes == 2 else np.empty(0)
+                said = logits.argmax(-1)
+                binary = classes == 2
                 counts = counts + Counts(
-                    loss, confusion, scores, target.numpy() if classes == 2 else np.empty(0, np.int64)
+                    float(cross_entropy(logits, target, reduction="sum")),
+                    torch.bincount(target[said == target], minlength=classes).numpy(),
+                    torch.bincount(target, minlength=classes).numpy(),
+                    torch.bincount(said, minlength=classes).numpy(),
+                    (logits[:, 1] - logits[:, 0]).double().numpy() if binary else np.empty(0),
+                    target.numpy() if binary else np.empty(0, np.int64),
                 )
         return counts
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What adds up over items: summed loss, confusion matrix [C, C] (rows: true), scores where there are 2 classes."""
+    """What adds up over items: summed loss; per class the items that were right, that are of it, that were said to be;
+    and scores and labels where there are two classes."""
 
     loss: float
-    confusion_CC: Array
+    hits_C: Array
+    true_C: Array
+    said_C: Array
     scores: Array
     labels: Array
 
     @classmethod
     def none(cls, classes: int) -> Counts:
         """Of no items."""
-        return cls(0.0, np.zeros((classes, classes), np.int64), np.empty(0), np.empty(0, np.int64))
+        zero_C = np.zeros(classes, np.int64)
+        return cls(0.0, zero_C, zero_C, zero_C, np.empty(0), np.empty(0, np.int64))
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             self.loss + other.loss,
-            self.confusion_CC + other.confusion_CC,
+            self.hits_C + other.hits_C,
+            self.true_C + other.true_C,
+            self.said_C + other.said_C,
             np.concatenate([self.scores, other.scores]),
             np.concatenate([self.labels, other.labels]),
         )
@@ -275,16 +318,15 @@ class Counts:
 
         None where a metric is not defined: no items, or for the AUC one class only.
         """
-        total = int(self.confusion_CC.sum())
+        total = int(self.true_C.sum())
         if total == 0:
             return dict.fromkeys(("loss", "accuracy", "balanced_accuracy", "f1", "auc"))
-        hits, true, said = np.diag(self.confusion_CC), self.confusion_CC.sum(1), self.confusion_CC.sum(0)
-        present, named = true > 0, (true + said) > 0
+        present, named = self.true_C > 0, (self.true_C + self.said_C) > 0
         return {
             "loss": self.loss / total,
-            "accuracy": float(hits.sum() / total),
-            "balanced_accuracy": float((hits[present] / true[present]).mean()),
-            "f1": float((2 * hits[named] / (true + said)[named]).mean()),
+            "accuracy": float(self.hits_C.sum() / total),
+            "balanced_accuracy": float((self.hits_C[present] / self.true_C[present]).mean()),
+            "f1": float((2 * self.hits_C[named] / (self.true_C + self.said_C)[named]).mean()),
             "auc": _auc(self.scores, self.labels),
         }
 
@@ -314,13 +356,31 @@ def check_output(resident: Resident, items: NodeItems, classes: int) -> None:
             f"model: it cannot take inputs of shape {tuple(items.test_inputs.shape[1:])} "
             f"({items.test_inputs.dtype}): {type(error).__name__}: {error}".replace("\n", " ")
         ) from error
-    check_logits(tuple(logits.shape), tuple(items.test_labels[:2].shape), classes)
+    check_logits(logits, tuple(items.test_labels[:2].shape), classes)
 
 
-def check_logits(logits: tuple[int, ...], labels: tuple[int, ...], classes: int) -> None:
-    """Raise ExperimentError where logits of one shape cannot be compared with labels of another."""
-    if logits[:-1] != labels or logits[-1] != classes:
+def check_logits(logits: object, labels: tuple[int, ...], classes: int) -> None:
+    """Raise ExperimentError where a model's output cannot be compared with labels of a shape."""
+    import torch
+
+    if not isinstance(logits, torch.Tensor):
+        raise ExperimentError(f"model: its output is a {type(logits).__name__}; it must be one tensor of logits")
+    if tuple(logits.shape) != (*labels, classes):
         raise ExperimentError(
-            f"model: its output has shape {list(logits)} for a batch of {labels[0]}, "
+            f"model: its output has shape {list(logits.shape)} for a batch of {labels[0]}, "
             f"but the labels need {[*labels, classes]} ({classes} classes)"
         )
+
+
+def check_batches(module: nn.Module, learner: Learner, sizes: tuple[int, ...], draws: bool) -> None:
+    """Raise ExperimentError where a node would train on a batch of one item and the model has BatchNorm."""
+    if not any(type(part).__name__.startswith(("BatchNorm", "SyncBatchNorm")) for part in module.modules()):
+        return
+    for node, items in enumerate(sizes):
+        size = learner.batch_size if draws else min(learner.batch_size, items)
+        last = items % size if learner.steps is None and not draws else 0
+        if (size == 1 or last == 1) and learner.steps != 0:
+            raise ExperimentError(
+                f"learner.batch_size = {learner.batch_size}: node {node} with {items} items would train on a batch of "
+                "one, which BatchNorm cannot; use another batch size, learner.steps, or GroupNorm"
+            )

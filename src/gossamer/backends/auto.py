@@ -11,6 +11,8 @@ import numpy as np
 from gossamer.backends.eager import Eager
 from gossamer.backends.parallel import Parallel, cores
 from gossamer.backends.vmap import Vmap
+from gossamer.errors import GossamerError
+from gossamer.federation import node_error
 from gossamer.methods import Task
 
 if TYPE_CHECKING:
@@ -50,7 +52,12 @@ def _seconds_per_step(federation: Federation) -> float:
     times = []
     for _ in range(4):
         clock = time.perf_counter()
-        federation.trainer.train(probe, 0, 0)
+        try:
+            federation.trainer.train(probe, 0, 0)
+        except GossamerError:
+            raise
+        except Exception as error:
+            raise node_error(error, 0, 0, "train") from error
         times.append(time.perf_counter() - clock)
     return sorted(times[1:])[1]
 

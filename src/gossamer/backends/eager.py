@@ -47,4 +47,4 @@ def measure(federation: Federation, job: Job) -> tuple[Counts, Counts]:
     """One evaluation."""
     if job.node >= 0:
         return federation.evaluate_node(job.node, job.round, job.test)
-    return Counts.none(len(federation.shards.classes)), federation.evaluate_merged(job.start, job.stop)
+    return Counts.none(len(federation.shards.classes)), federation.evaluate_merged(job.round, job.start, job.stop)

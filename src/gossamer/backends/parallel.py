@@ -60,7 +60,7 @@ class Parallel:
         self._slots: dict[str, Any] = {}
         if federation.folds:
             slots = self._window * self._chunk
-            self._slots = {name: shared(slots, value) for name, value in federation.received_like.items()}
+            self._slots = {name: shared(slots, value) for name, value in federation.stages[0].items()}
         context = multiprocessing.get_context("fork")
         self._crew: list[_Worker] = []
         for _ in range(self.workers):
@@ -80,7 +80,6 @@ class Parallel:
             (
                 "train",
                 round,
-                participants,
                 start,
                 min(start + chunk, len(participants)),
                 (i % self._window) * self._chunk,
@@ -90,7 +89,7 @@ class Parallel:
         sent = self.federation.sent
         for request, outcomes in self._in_order(requests):
             for position, outcome in enumerate(outcomes):
-                slot = request[5] + position
+                slot = request[4] + position
                 views = {name: rows[outcome.node] for name, rows in sent.items()}
                 yield outcome, views or {name: rows[slot] for name, rows in self._slots.items()}
 
@@ -152,7 +151,7 @@ class Parallel:
         for worker in self._crew:
             worker.process.join(timeout=2)
             if worker.process.is_alive():
-                worker.process.terminate()
+                worker.process.kill()
                 worker.process.join()
         self._crew = []
 
@@ -161,7 +160,9 @@ def _serve(federation: Federation, slots: dict[str, Any], pipe: Connection, inhe
     """The life of a worker: answer requests until the pipe closes."""
     import torch
 
+    # A signal to the whole group is for the process that asked: it finishes the round and needs its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for other in inherited:
         other.close()
     torch.set_num_threads(1)
@@ -180,8 +181,8 @@ def _serve(federation: Federation, slots: dict[str, Any], pipe: Connection, inhe
 def _answer(federation: Federation, slots: dict[str, Any], request: Any) -> Any:
     if request[0] == "evaluate":
         return measure(federation, request[1])
-    _, round, participants, start, stop, slot = request
-    outcomes = []
+    _, round, start, stop, slot = request
+    participants, outcomes = federation.participants(round), []
     for position, node in enumerate(participants[start:stop].tolist()):
         outcome, message = work(federation, node, round, participants)
         for name, rows in slots.items():

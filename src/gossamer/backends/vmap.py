@@ -87,8 +87,10 @@ class Vmap:
         index_nB = torch.stack([index[:width] for index in batch])
         rows_nT = torch.stack([federation.model_task(k, 0).row[: federation.layout.trainable] for k in nodes])
         resident.module.train()
-        mask = torch.ones(len(nodes), width, dtype=torch.bool)
-        batched, _ = self._gradient(rows_nT, items.inputs[index_nB], items.labels[index_nB], mask)
+        # Padded by one item that does not count, as short batches are: items must not see one another.
+        padded = torch.cat([index_nB, index_nB[:, :1]], dim=1)
+        mask = torch.arange(width + 1).expand(len(nodes), -1) < width
+        batched, _ = self._gradient(rows_nT, items.inputs[padded], items.labels[padded], mask)
         eager = torch.empty_like(rows_nT)
         for i in range(len(nodes)):
             resident.row[: federation.layout.trainable].copy_(rows_nT[i])
@@ -175,11 +177,12 @@ class Vmap:
             with torch.no_grad():
                 part = {name: slot[:a] for name, slot in slots.items()}
                 descend(rows_nT[:a], grads, part, _prefix(terms, a), learner, lr)
-            _require_finite(values, active, nodes, round, step)
+            _require_finite(values, active, nodes, round, f"the loss is {{}} at local step {step}")
             items = mask_nB.sum(1).numpy() * (labels[0].numel() // labels.shape[1])
             loss[:a] += values.double().numpy() * items
             right[:a] += hits.double().numpy()
             seen[:a] += items
+        _require_finite(rows_nT.sum(1), order, nodes, round, "the sum of its model is {}")
         results: dict[int, Result] = {}
         for place, i in enumerate(order):
             count = seen[place] or np.nan
@@ -218,15 +221,12 @@ class Vmap:
         """Nothing to release."""
 
 
-def _require_finite(values: torch.Tensor, active: list[int], nodes: list[int], round: int, step: int) -> None:
+def _require_finite(values: torch.Tensor, active: list[int], nodes: list[int], round: int, text: str) -> None:
+    """Raise NodeError that names the node of the first value that is NaN or infinite."""
     for place, value in enumerate(values.tolist()):
         if not np.isfinite(value):
-            raise NodeError(
-                nodes[active[place]],
-                round,
-                "train",
-                f"the loss is {value} at local step {step}; lower learner.lr or clip gradients",
-            )
+            reason = f"{text.format(value)}; lower learner.lr or clip gradients"
+            raise NodeError(nodes[active[place]], round, "train", reason)
 
 
 def _stacked(terms: list[Terms]) -> Terms:

@@ -64,6 +64,11 @@ class Dataset:
                     f"data '{self.name}': {split_name} labels must lie in 0..{len(self.classes) - 1}, "
                     f"found {split.labels.min()}..{split.labels.max()}"
                 )
+            if split.inputs.dtype != self.train.inputs.dtype or split.inputs.shape[1:] != self.train.inputs.shape[1:]:
+                raise ExperimentError(
+                    f"data '{self.name}': test inputs are {split.inputs.dtype} {list(split.inputs.shape[1:])}, "
+                    f"but train inputs are {self.train.inputs.dtype} {list(self.train.inputs.shape[1:])}"
+                )
             if split.inputs.dtype.kind == "f" and not np.isfinite(split.inputs).all():
                 raise ExperimentError(f"data '{self.name}': {split_name} inputs contain NaN or infinity")
 
@@ -80,12 +85,21 @@ class Dataset:
         groups: np.ndarray[Any, Any] | None = None,
     ) -> Dataset:
         """Your own arrays (numpy, or anything `numpy.asarray` takes, torch tensors too) as a data set."""
-        train = Split(np.asarray(inputs), np.asarray(labels, dtype=np.int64), _as_groups(groups))
-        test = Split(np.asarray(test_inputs), np.asarray(test_labels, dtype=np.int64))
+        train = Split(np.asarray(inputs), _whole(labels, name), _as_groups(groups))
+        test = Split(np.asarray(test_inputs), _whole(test_labels, name))
         if classes is None:
             classes = tuple(str(c) for c in range(int(max(train.labels.max(), test.labels.max())) + 1))
         names = () if train.groups is None else tuple(str(g) for g in range(int(train.groups.max()) + 1))
         return cls(name, train, test, classes, names)
+
+
+def _whole(labels: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """Labels as int64. Raises ExperimentError where they are not whole numbers."""
+    given = np.asarray(labels)
+    whole = given.astype(np.int64)
+    if not np.array_equal(whole, given):
+        raise ExperimentError(f"data '{name}': labels must be whole numbers, found {given.dtype} values")
+    return whole
 
 
 def _as_groups(groups: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any] | None:

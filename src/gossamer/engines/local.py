@@ -135,14 +135,18 @@ def _mixed(
 ) -> dict[str, Tensor]:
     """W @ rows for a block of receivers, [B, ...] for each field; the own row is exact where messages are not."""
     part_BN = weights_NN[block.start : block.stop]
+    if federation.exact:
+        # What others decode of a row is not quite the row: the own part is added from the exact one.
+        places = np.repeat(np.arange(block.start, block.stop), np.diff(part_BN.indptr))
+        part_BN.data[part_BN.indices == places] = 0.0
+        part_BN.eliminate_zeros()
     mixed = {}
     for name, buffer in outs.items():
         rows_ND, out = federation.sent[name], buffer[: len(block)]
         mix(part_BN, rows_ND.flatten(1), out.flatten(1))
-        for place, receiver in enumerate(block):
-            if name in federation.exact:
-                correction = federation.exact[name][receiver] - rows_ND[receiver]
-                out[place].add_(correction, alpha=float(own_N[receiver]))
+        if name in federation.exact:
+            for place, receiver in enumerate(block):
+                out[place].add_(federation.exact[name][receiver], alpha=float(own_N[receiver]))
         mixed[name] = out
     return mixed
 

@@ -28,7 +28,7 @@ class Learner(Plug):
     lr_schedule: Literal["constant", "cosine", "linear", "exponential"] = Field(
         default="constant", description="learning rate over the rounds of the run"
     )
-    lr_final: float = Field(default=0.0, ge=0, description="learning rate at the last round, as a fraction of lr")
+    lr_final: float = Field(default=0.0, ge=0, description="learning rate after the last round, as a fraction of lr")
     warmup_rounds: int = Field(default=0, ge=0, description="rounds of linear warm-up from lr / warmup_rounds")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     clip_norm: float | None = Field(default=None, gt=0, description="largest Euclidean norm of a batch gradient")
@@ -59,10 +59,13 @@ class Learner(Plug):
         }
 
     def rate(self, round: int, rounds: int) -> float:
-        """The learning rate of a round: warm-up, then the schedule from lr down to lr * lr_final at the last round."""
+        """The learning rate of a round: warm-up, then the schedule from lr towards lr * lr_final.
+
+        The last value would be that of the round after the last one, so no round is played at a rate of zero.
+        """
         if round < self.warmup_rounds:
             return self.lr * (round + 1) / self.warmup_rounds
-        span = max(1, rounds - 1 - self.warmup_rounds)
+        span = max(1, rounds - self.warmup_rounds)
         u = min(1.0, (round - self.warmup_rounds) / span)
         if self.lr_schedule == "cosine":
             return self.lr * (self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * u)) / 2)

@@ -15,7 +15,7 @@ Shapes: D columns of a row, T of them trainable (first), see `gossamer.layout`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from gossamer.plugs import Plug
@@ -104,11 +104,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Outbox:
-    """What a node sends: one message for all, what differs per receiver, and its weight in a server's mean."""
+    """What a node sends: one message for all its receivers, and its weight in a server's mean."""
 
     common: State
     weight: float = 1.0
-    to: Mapping[int, State] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

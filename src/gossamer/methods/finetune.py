@@ -36,10 +36,10 @@ class FineTune(FedAvg):
         return self
 
     def check(self, settings: Any) -> None:
-        if settings.learner.rate(settings.rounds - 1, settings.rounds) == 0:
+        if settings.learner.rate(settings.rounds, settings.rounds) == 0:
             raise ExperimentError(
                 "learner.lr_final = 0: method.kind = 'finetune' fine-tunes with the learning rate of the round, which "
-                "would be 0 at the last; give learner.lr_final > 0"
+                "is 0 after the last; give learner.lr_final > 0"
             )
 
     def model(self, own: State, down: State, view: View) -> Task:

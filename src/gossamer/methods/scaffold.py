@@ -45,7 +45,9 @@ class Scaffold(Method):
     def finish(self, task: Task, result: Result, own: State, view: View) -> tuple[Outbox, State]:
         delta_D = result.row - task.row
         drift_T = task.terms.drift
-        if drift_T is None or result.steps == 0:  # nothing was learned about the gradient: the node keeps its c_i
+        if (
+            drift_T is None or result.steps == 0 or result.lr == 0
+        ):  # nothing was learned about the gradient: the node keeps its c_i
             return Outbox({"delta": delta_D, "control": own["control"].new_zeros(own["control"].shape)}), {}
         control_T = delta_D[: len(drift_T)] / (-result.steps * result.lr) - drift_T
         return Outbox({"delta": delta_D, "control": control_T - own["control"]}), {"control": control_T}

@@ -17,6 +17,6 @@ class Transform(Plug):
         """The message as it goes on the wire."""
         raise NotImplementedError
 
-    def reverse(self, message: Message) -> Message:
-        """The message as the receiver uses it."""
+    def reverse(self, message: Message, like: Message) -> Message:
+        """The message as the receiver uses it; `like` has the names, shapes and types of what `forward` was given."""
         raise NotImplementedError

@@ -17,20 +17,12 @@ class Cast(Transform):
 
     kind: Literal["cast"] = "cast"
     to: Literal["float16", "bfloat16", "float32"] = Field(default="float16", description="type on the wire")
-    wide: Literal["float32", "float64"] = Field(default="float32", description="type after receiving")
 
     def forward(self, message: Message) -> Message:
         import torch
 
-        return {
-            k: v.to(getattr(torch, self.to)) if v.is_floating_point() and v.numel() > 1 else v
-            for k, v in message.items()
-        }
+        to: torch.dtype = getattr(torch, self.to)
+        return {k: v.to(to) if v.is_floating_point() and v.numel() > 1 else v for k, v in message.items()}
 
-    def reverse(self, message: Message) -> Message:
-        import torch
-
-        return {
-            k: v.to(getattr(torch, self.wide)) if v.is_floating_point() and v.numel() > 1 else v
-            for k, v in message.items()
-        }
+    def reverse(self, message: Message, like: Message) -> Message:
+        return {name: value.to(like[name].dtype) for name, value in message.items()}
