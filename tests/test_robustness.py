@@ -110,7 +110,8 @@ def test_data_that_does_not_fit_is_refused(train: Any, labels: Any, test: Any, m
 
 
 def test_an_edited_file_is_read_again(tmp_path: Path) -> None:
-    source = "from torch import nn\ndef net(w={}):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, w), nn.Linear(w, 10))\n"
+    source = "from torch import nn\ndef net(w={}):\n    "
+    source += "return nn.Sequential(nn.Flatten(), nn.Linear(64, w), nn.Linear(w, 10))\n"
     file = tmp_path / "net.py"
     experiment = {"model": {"file": str(file), "name": "net"}, "rounds": 1}
     for width in (3, 11):
