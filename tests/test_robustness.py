@@ -237,7 +237,7 @@ def test_divergence_names_the_node_and_the_round_where_it_happened(tmp_path: Pat
         )  # fmt: skip
         with pytest.raises(NodeError) as caught:
             gossamer.run(experiment, tmp_path / str(i))
-        assert (caught.value.node, caught.value.round, caught.value.stage) == (3, 0, "train")
+        assert (caught.value.node, caught.value.round, caught.value.stage) == (3, 1, "train")
 
 
 def test_many_classes_take_no_square_memory() -> None:

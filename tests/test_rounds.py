@@ -169,7 +169,7 @@ def test_a_users_exception_arrives_with_its_traceback_and_the_nodes_number(backe
     )  # fmt: skip
     with pytest.raises(NodeError) as caught:
         gossamer.run(experiment, tmp_path / "run")
-    assert (caught.value.node, caught.value.round, caught.value.stage) == (2, 0, "train")
+    assert (caught.value.node, caught.value.round, caught.value.stage) == (2, 1, "train")
     assert "the user's own bug" in caught.value.traceback
     assert "in forward" in caught.value.traceback
     assert gossamer.open_run(tmp_path / "run").record["status"] == "failed"

@@ -39,7 +39,10 @@ class WireError(GossamerError):
 
 
 class NodeError(GossamerError):
-    """Something failed at one node. Carries the node, the round and the stage, and the original traceback as text."""
+    """Something failed at one node (-1: at the server, or of the merged model).
+
+    Carries the node, the round (counted from 1, as in the tables), the stage, and the original traceback as text.
+    """
 
     exit_code = 3
 

@@ -92,10 +92,10 @@ class Experiment(Section):
     """One experiment. Everything has a default: `Experiment()` is FedAvg on handwritten digits."""
 
     name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of all the dice of the run")
     nodes: int | None = Field(default=20, ge=1, description="number of nodes; omit it with natural groups to take all")
-    rounds: int = Field(default=20, ge=1)
-    dtype: Literal["float32", "float64"] = "float32"
+    rounds: int = Field(default=20, ge=1, description="rounds of local work and exchange")
+    dtype: Literal["float32", "float64"] = Field(default="float32", description="numbers of models and inputs")
     data_folder: str = Field(default="", description="where data sets lie; default: the setting GOSSAMER_DATA")
     data: Annotated[Data, Choice()] = Digits()
     preprocess: Preprocess = Preprocess()

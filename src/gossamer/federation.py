@@ -96,7 +96,9 @@ class Federation:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.method = experiment, experiment.method
         dtype = as_dtype(experiment.dtype)
-        self.shards = deal(experiment, load_dataset(experiment))
+        dataset = load_dataset(experiment)
+        self.shards, self.licence = deal(experiment, dataset), dataset.licence
+        del dataset  # The raw items, which are as large as the dealt ones.
         self.nodes = len(self.shards.train)
         self.has_server = self.method.world == "server"
         items = NodeItems.of(self.shards)
@@ -228,7 +230,7 @@ class Federation:
         except GossamerError:
             raise
         except Exception as error:
-            raise node_error(error, node, round, stage) from error
+            raise node_error(error, node, round + 1, stage) from error
 
     def _decoded(self, message: Message) -> Message:
         """A message as its receiver sees it."""

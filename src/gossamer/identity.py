@@ -38,6 +38,7 @@ def about(federation: Federation, backend: str, reason: str, workers: int) -> di
         "histogram": shards.histogram_NC.tolist(),
         "classes": list(shards.classes),
         "names": list(shards.names),
+        "licence": federation.licence,
         "input_shape": list(shards.inputs.shape[1:]),
         "edges": federation.edges(0).tolist(),
         "message_bytes": {"up": federation.up_bytes, "down": federation.down_bytes},

@@ -258,7 +258,7 @@ class _Loop:
         return int(sent_N.sum() + other)
 
     def _save(self, backend: Backend, done: int, sent_N: Any, received_N: Any) -> None:
-        self.federation.check_finite(done - 1)
+        self.federation.check_finite(done)
         self.record.flush()
         self.progress = Progress(
             rounds_done=done,

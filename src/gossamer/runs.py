@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossamer.errors import RunError
+from gossamer.errors import ExperimentError, RunError
 from gossamer.experiment import Experiment
 from gossamer.record import is_running, read_json, read_table, whole
 
@@ -28,7 +28,14 @@ def open_run(folder: str | Path, experiment: Experiment | None = None) -> Run:
     record = read_json(place / "record.json")
     if record["status"] == "running" and not is_running(place):
         record["status"] = "killed"
-    return Run(place, experiment or Experiment.load(place / "experiment.toml"), record)
+    if experiment is None:
+        try:
+            experiment = Experiment.load(place / "experiment.toml")
+        except ExperimentError as error:
+            raise RunError(
+                f"{place}: {error}; if that was a Python object, pass the experiment: open_run(folder, experiment)"
+            ) from None
+    return Run(place, experiment, record)
 
 
 class Run:

@@ -243,7 +243,7 @@ class Trainer:
             if not math.isfinite(value):
                 raise NodeError(
                     node,
-                    round,
+                    round + 1,
                     "train",
                     f"the loss is {value} at local step {step}; lower learner.lr or clip gradients",
                 )
@@ -251,7 +251,9 @@ class Trainer:
             seen += len(labels)
         resident.store_buffers()
         if seen and not math.isfinite(trainable.sum().item()):
-            raise NodeError(node, round, "train", "its model holds NaN or infinity; lower learner.lr or clip gradients")
+            raise NodeError(
+                node, round + 1, "train", "its model holds NaN or infinity; lower learner.lr or clip gradients"
+            )
         return Result(
             row=resident.row,
             slots=self._slots,

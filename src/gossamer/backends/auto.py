@@ -57,7 +57,7 @@ def _seconds_per_step(federation: Federation) -> float:
         except GossamerError:
             raise
         except Exception as error:
-            raise node_error(error, 0, 0, "train") from error
+            raise node_error(error, 0, 1, "train") from error
         times.append(time.perf_counter() - clock)
     return sorted(times[1:])[1]
 

@@ -189,6 +189,6 @@ def _answer(federation: Federation, slots: dict[str, Any], request: Any) -> Any:
             try:
                 rows[slot + position].copy_(message[name])
             except (KeyError, RuntimeError) as error:
-                raise node_error(error, node, round, "send") from error
+                raise node_error(error, node, round + 1, "send") from error
         outcomes.append(outcome)
     return outcomes

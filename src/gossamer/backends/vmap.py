@@ -136,7 +136,7 @@ class Vmap:
         except GossamerError:
             raise
         except Exception as error:
-            raise node_error(error, nodes[0], round, "train") from error
+            raise node_error(error, nodes[0], round + 1, "train") from error
         for node, (task, view, _), result in zip(nodes, prepared, results, strict=True):
             into = {name: rows[node] for name, rows in federation.sent.items()}
             try:
@@ -144,7 +144,7 @@ class Vmap:
             except GossamerError:
                 raise
             except Exception as error:
-                raise node_error(error, node, round, "finish") from error
+                raise node_error(error, node, round + 1, "finish") from error
 
     def _run(self, tasks: list[Task], nodes: list[int], round: int) -> list[Result]:
         import torch
@@ -226,7 +226,7 @@ def _require_finite(values: torch.Tensor, active: list[int], nodes: list[int], r
     for place, value in enumerate(values.tolist()):
         if not np.isfinite(value):
             reason = f"{text.format(value)}; lower learner.lr or clip gradients"
-            raise NodeError(nodes[active[place]], round, "train", reason)
+            raise NodeError(nodes[active[place]], round + 1, "train", reason)
 
 
 def _stacked(terms: list[Terms]) -> Terms:

@@ -115,7 +115,7 @@ def clean(
     if json:
         emit({"removed": [run.folder for run in chosen]})
     else:
-        print(f"removed {len(chosen)} runs")
+        print(f"removed {len(chosen)} run{'' if len(chosen) == 1 else 's'}")
 
 
 def _disposable(run: Run, all_: bool) -> bool:

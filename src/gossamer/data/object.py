@@ -15,7 +15,7 @@ class ObjectData(Data):
     """A gossamer.Dataset passed from Python (not available from an experiment file)."""
 
     kind: Literal["object"] = "object"
-    name: str = ""
+    name: str = Field(default="", description="of the Dataset")
     value: Any = Field(default=None, exclude=True, repr=False, description="the Dataset itself")
 
     def model_post_init(self, context: Any, /) -> None:

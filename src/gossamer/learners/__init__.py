@@ -22,7 +22,7 @@ class Learner(Plug):
     """Base of the learners: batch size, amount of local work, learning rate over rounds, clipping."""
 
     lr: float = Field(default=0.1, gt=0, description="learning rate of round 0")
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, description="items of a local step")
     epochs: int | None = Field(default=None, ge=0, description="local epochs a round (or give steps)")
     steps: int | None = Field(default=None, ge=0, description="local steps a round (or give epochs)")
     lr_schedule: Literal["constant", "cosine", "linear", "exponential"] = Field(
@@ -30,10 +30,10 @@ class Learner(Plug):
     )
     lr_final: float = Field(default=0.0, ge=0, description="learning rate after the last round, as a fraction of lr")
     warmup_rounds: int = Field(default=0, ge=0, description="rounds of linear warm-up from lr / warmup_rounds")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all classes")
     clip_norm: float | None = Field(default=None, gt=0, description="largest Euclidean norm of a batch gradient")
     clip_value: float | None = Field(default=None, gt=0, description="largest magnitude of a gradient coordinate")
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="factor of the squared norm in the loss (L2)")
 
     slots: ClassVar[tuple[str, ...]] = ()
     """Names of the optimiser's state vectors; each starts as zeros [T]. 'count' is a vector of one number."""

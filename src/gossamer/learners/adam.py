@@ -20,9 +20,9 @@ class Adam(Learner):
 
     kind: Literal["adam"] = "adam"
     lr: float = Field(default=0.001, gt=0, description="learning rate of round 0")
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    eps: float = Field(default=1e-8, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="memory of the first moment")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="memory of the second moment")
+    eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
 
     def update(self, row: Tensor, grad: Tensor, slots: dict[str, Tensor], lr: float) -> None:
         self._decay(row, grad, lr)

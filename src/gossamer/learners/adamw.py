@@ -18,7 +18,7 @@ class AdamW(Adam):
     source: ClassVar[str] = "Loshchilov and Hutter 2019, Algorithm 2"
 
     kind: Literal["adamw"] = "adamw"  # type: ignore[assignment]
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, description="share of lr by which the row shrinks each step")
 
     def _decay(self, row: Tensor, grad: Tensor, lr: float) -> None:
         row.mul_(1 - lr * self.weight_decay)

@@ -19,8 +19,8 @@ class SGD(Learner):
     slots: ClassVar[tuple[str, ...]] = ("momentum",)
 
     kind: Literal["sgd"] = "sgd"
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    nesterov: bool = False
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="share of the last step's velocity that is kept")
+    nesterov: bool = Field(default=False, description="look ahead by the momentum")
 
     @model_validator(mode="after")
     def _nesterov(self) -> SGD:

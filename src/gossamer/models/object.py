@@ -19,7 +19,7 @@ class ObjectModel(Model):
     """A torch.nn.Module, or a function that makes one, passed from Python (not available from an experiment file)."""
 
     kind: Literal["object"] = "object"
-    name: str = ""
+    name: str = Field(default="", description="of the class or function")
     value: Any = Field(default=None, exclude=True, repr=False, description="the module, or a function that builds it")
 
     @classmethod
