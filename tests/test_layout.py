@@ -55,11 +55,16 @@ def test_a_resident_module_computes_with_its_row() -> None:
         assert torch.equal(other.module.state_dict()[name], value), name
 
 
-def test_gradients_land_in_the_flat_buffer() -> None:
+def test_gradients_come_in_the_parts_of_the_row() -> None:
     module = nn.Linear(3, 2)
     resident = Resident(module, Layout.of(module), torch.float32)
-    module(torch.ones(1, 3)).sum().backward()
-    assert torch.equal(resident.grad, torch.ones(8))
+    weight, bias = resident.gradients(module(torch.full((1, 3), 2.0)).sum())
+    assert weight.tolist() == [2.0] * 6
+    assert bias.tolist() == [1.0] * 2
+    unused, _ = resident.gradients(module.bias.sum())
+    assert unused.tolist() == [0.0] * 6
+    assert torch.equal(torch.cat(resident.parts), resident.row)
+    assert [part.tolist() for part in resident.split(torch.arange(8))] == [[0, 1, 2, 3, 4, 5], [6, 7]]
 
 
 def test_frozen_parameters_are_not_in_the_row_and_never_change() -> None:

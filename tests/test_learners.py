@@ -16,6 +16,8 @@ from gossamer.learners import Learner
 from gossamer.learners.adam import Adam
 from gossamer.learners.adamw import AdamW
 from gossamer.learners.sgd import SGD
+from gossamer.methods import Terms
+from gossamer.training import descend
 
 CASES: list[tuple[Learner, Any]] = [
     (SGD(), lambda p: torch.optim.SGD(p, 1.0)),
@@ -61,7 +63,7 @@ def test_agrees_with_torch(learner: Learner, make: Any) -> None:
         parameter.grad = grad.clone()
         optimiser.param_groups[0]["lr"] = rate
         optimiser.step()
-        learner.update(row, grad.clone(), slots, rate)
+        descend([row], [grad.clone()], [slots], [Terms()], learner, rate)
         torch.testing.assert_close(row, parameter.detach(), rtol=1e-12, atol=1e-12)
 
 
@@ -76,7 +78,7 @@ def test_float32_is_as_accurate_as_torch(learner: Learner, make: Any) -> None:
         parameter.grad = grad.clone()
         optimiser.param_groups[0]["lr"] = rate
         optimiser.step()
-        learner.update(row, grad.clone(), slots, rate)
+        descend([row], [grad.clone()], [slots], [Terms()], learner, rate)
         torch.testing.assert_close(row, parameter.detach(), rtol=2e-6, atol=2e-6)
 
 
@@ -86,9 +88,9 @@ def test_a_batch_of_rows_is_many_single_rows(learner: Learner, make: Any) -> Non
     batch, together = rows.clone(), learner.fresh(rows)
     singles, apart = list(rows.clone()), [learner.fresh(row) for row in rows]
     for rate, grad in zip(RATES, gradients((4, 7)), strict=True):
-        learner.update(batch, grad.clone(), together, rate)
+        descend([batch], [grad.clone()], [together], [Terms()], learner, rate)
         for k in range(4):
-            learner.update(singles[k], grad[k].clone(), apart[k], rate)
+            descend([singles[k]], [grad[k].clone()], [apart[k]], [Terms()], learner, rate)
     torch.testing.assert_close(batch, torch.stack(singles), rtol=1e-14, atol=1e-14)
     for name in learner.slot_names:
         expected = torch.stack([slots[name] for slots in apart])

@@ -14,7 +14,7 @@ from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
 from gossamer.learners import Learner
 from gossamer.learners.sgd import SGD
-from gossamer.methods import Context, Inbox, Method, Result, Task
+from gossamer.methods import Context, Inbox, Method, Result, Task, Terms
 from gossamer.methods.dsgd import DSGD
 from gossamer.methods.fedavg import FedAvg
 from gossamer.methods.fedavgm import FedAvgM
@@ -24,6 +24,7 @@ from gossamer.methods.fedprox import FedProx
 from gossamer.methods.local import Local
 from gossamer.methods.scaffold import Scaffold
 from gossamer.plugs import discover
+from gossamer.training import descend
 
 METHODS = {kind: cls() for kind, cls in discover(Method).items()}
 SERVER = {
@@ -48,7 +49,7 @@ def train(task: Task, inputs: Tensor, labels: Tensor, learner: Learner, lr: floa
             grad = grad + task.terms.proximal * (row[:T] - task.terms.anchor)
         if task.terms.drift is not None:
             grad = grad + task.terms.drift
-        learner.update(row[:T], grad.clone(), slots, lr)
+        descend([row[:T]], [grad.clone()], [slots], [Terms()], learner, lr)
         row[T:] += 0.1 * (inputs.mean(0) - row[T:])
     return Result(row, slots, steps, lr, 0.0, 0.0)
 

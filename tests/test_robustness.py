@@ -347,3 +347,14 @@ def test_what_a_killed_run_left_lying_about_is_removed(tmp_path: Path) -> None:
 def test_a_servers_nodes_cannot_start_apart() -> None:
     with pytest.raises(ExperimentError, match=r"init\.shared"):
         small(init={"shared": False})
+
+
+def test_independent_starts_differ_and_a_built_module_cannot_give_them(tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    apart = {"method": "local", "init": {"shared": False}, "rounds": 1, "learner": {"kind": "sgd", "steps": 0}}
+    rows = state_of(gossamer.run(small(**apart, model=network), tmp_path / "run"))["own.row"]
+    assert len({tuple(row.tolist()) for row in rows}) == 10
+    with pytest.raises(ExperimentError, match=r"init\.shared = false.*same numbers"):
+        gossamer.run(small(**apart, model=network()), tmp_path / "built")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer import wire
-from gossamer.errors import GossamerError, NodeError
+from gossamer.errors import ExperimentError, GossamerError, NodeError
 from gossamer.methods import Context, Inbox, Result, Task, View
 from gossamer.mixing import edges_of, mixing_matrix
 from gossamer.population import Population, as_dtype, folded_mean, shared
@@ -117,6 +117,11 @@ class Federation:
             if not distinct:
                 return self.method.init(self.context, shared_row)
             own = Resident(initial_module(experiment, shape, len(self.shards.classes), node), self.layout, dtype)
+            if own.row.equal(shared_row):
+                raise ExperimentError(
+                    "init.shared = false: the model starts with the same numbers every time; pass a function or class "
+                    "that builds it, not a module that is built, and no init.kind = 'zeros'"
+                )
             return self.method.init(self.context, own.row)
 
         receivers = 1 if self.has_server else self.nodes

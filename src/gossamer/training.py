@@ -6,7 +6,7 @@ Shapes: D columns of a row, T of them trainable (first), B items of a batch, C c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -65,18 +65,33 @@ def _order(rng: np.random.Generator, items: int, learner: Learner, steps: int | 
     return np.concatenate([rng.permutation(items) for _ in range(passes)] or [np.empty(0, np.int64)]), size, count
 
 
-def descend(row_T: Tensor, grad_T: Tensor, slots: dict[str, Tensor], terms: Terms, learner: Learner, lr: float) -> None:
-    """One step in place on rows [..., T]: clip the gradient, add the method's terms, let the learner move the row."""
+def descend(
+    rows: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    slots: Sequence[dict[str, Tensor]],
+    terms: Sequence[Terms],
+    learner: Learner,
+    lr: float,
+) -> None:
+    """One step in place: clip the gradient, add the method's terms, let the learner move the row.
+
+    A row comes in parts [..., t] that together are its trainable columns, each with its gradient, slots and terms; the
+    leading dimension, if any, is the node. Gradients are not written: two of them may be the same tensor.
+    """
     if learner.clip_value is not None:
-        grad_T.clamp_(-learner.clip_value, learner.clip_value)
+        grads = [grad.clamp(-learner.clip_value, learner.clip_value) for grad in grads]
     if learner.clip_norm is not None:
-        norm = grad_T.norm(dim=-1, keepdim=True)
-        grad_T.mul_((learner.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
-    if terms.proximal and terms.anchor is not None:
-        grad_T.add_(row_T, alpha=terms.proximal).sub_(terms.anchor, alpha=terms.proximal)
-    if terms.drift is not None:
-        grad_T.add_(terms.drift)
-    learner.update(row_T, grad_T, slots, lr)
+        squares = [grad.square().sum(-1, keepdim=True) for grad in grads]
+        scale = (learner.clip_norm / (sum(squares[1:], squares[0]).sqrt() + 1e-6)).clamp(max=1.0)
+        grads = [grad * scale for grad in grads]
+    if "count" in slots[0]:
+        slots[0]["count"].add_(1)
+    for row, grad, slot, term in zip(rows, grads, slots, terms, strict=True):
+        if term.proximal and term.anchor is not None:
+            grad = (row - term.anchor).mul_(term.proximal).add_(grad)
+        if term.drift is not None:
+            grad = grad + term.drift
+        learner.update(row, grad, slot, lr)
 
 
 @dataclass(frozen=True)
@@ -134,7 +149,7 @@ class NodeItems:
 
 
 class Resident:
-    """A module bound to one flat row: `row` [D] is the storage of its parameters and buffers, `grad` [T] of gradients.
+    """A module bound to one flat row: `row` [D] is the storage of its parameters and buffers.
 
     Frozen parameters stay in the module, once per process, and are never written. Integer buffers are copied in and
     out, since a floating row cannot be their storage. Buffers that are not persistent belong to no row: they start
@@ -147,7 +162,9 @@ class Resident:
         self.module = module.to(dtype)
         self.layout = layout
         self.row = torch.zeros(layout.size, dtype=dtype)
-        self.grad = torch.zeros(layout.trainable, dtype=dtype)
+        self.trained: list[nn.Parameter] = []
+        """The trainable parameters, in the order of the row; `parts` are the same numbers, flat."""
+        self.parts: list[Tensor] = []
         self._kept: list[tuple[nn.Module, str, Tensor]] = []
         self._passing: list[tuple[nn.Module, str, Tensor]] = []
         parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
@@ -158,7 +175,8 @@ class Resident:
                 parameter = parameters[entry.name]
                 view.copy_(parameter.data)
                 parameter.data = view
-                parameter.grad = self.grad[entry.start : entry.stop].view(entry.shape)
+                self.trained.append(parameter)
+                self.parts.append(self.row[entry.start : entry.stop])
                 continue
             buffer = buffers.pop(entry.name)
             view.copy_(buffer)
@@ -171,6 +189,19 @@ class Resident:
         for name, buffer in buffers.items():
             self._passing.append((*_owner(module, name), buffer.clone()))
         self._bind()
+
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        """The gradient of a loss for each part of the row, flat; zeros where the loss does not depend on it."""
+        import torch
+
+        found = torch.autograd.grad(loss, self.trained, materialize_grads=True)
+        return [grad.reshape(-1) for grad in found]
+
+    def split(self, vector_T: Tensor) -> tuple[Tensor, ...]:
+        """Views of a vector over the trainable columns, one for each part of the row."""
+        import torch
+
+        return torch.split(vector_T, [len(part) for part in self.parts])
 
     def _bind(self) -> None:
         """Make every buffer what the row holds, or for a passing one what it was at first."""
@@ -209,6 +240,18 @@ class Trainer:
     def __init__(self, experiment: Experiment, resident: Resident, items: NodeItems) -> None:
         self.experiment, self.resident, self.items = experiment, resident, items
         self._slots = experiment.learner.fresh(resident.row[: resident.layout.trainable])
+        split = {name: resident.split(slot) for name, slot in self._slots.items() if name != "count"}
+        counted = {"count": self._slots["count"]} if "count" in self._slots else {}
+        self._slot_parts: list[dict[str, Tensor]] = [
+            {name: parts[i] for name, parts in split.items()} | counted for i in range(len(resident.parts))
+        ]
+
+    def _terms(self, terms: Terms) -> list[Terms]:
+        """The terms of a task, one for each part of the row."""
+        count = len(self.resident.parts)
+        anchors = [None] * count if terms.anchor is None else self.resident.split(terms.anchor)
+        drifts = [None] * count if terms.drift is None else self.resident.split(terms.drift)
+        return [Terms(terms.proximal, anchor, drift) for anchor, drift in zip(anchors, drifts, strict=True)]
 
     def train(self, task: Task, node: int, round: int) -> Result:
         """Local work of one node in one round. The result's tensors are valid until the next call.
@@ -223,7 +266,7 @@ class Trainer:
         resident.load(task.row)
         for name, slot in self._slots.items():
             slot.zero_() if task.slots is None else slot.copy_(task.slots[name])
-        lr = learner.rate(round, experiment.rounds)
+        lr, terms = learner.rate(round, experiment.rounds), self._terms(task.terms)
         loss_sum, correct, seen, step = 0.0, 0, 0, -1
         module = resident.module if resident.module.training else resident.module.train()
         torch.default_generator.manual_seed(torch_seed(experiment.seed, "modules", node, round))
@@ -234,10 +277,9 @@ class Trainer:
                 inputs = augment(inputs, experiment.preprocess.crop, experiment.preprocess.flip, rng)
             logits = module(inputs).flatten(0, -2)
             loss = cross_entropy(logits, labels, label_smoothing=learner.label_smoothing)
-            resident.grad.zero_()
-            loss.backward()  # type: ignore[no-untyped-call]
+            grads = resident.gradients(loss)
             with torch.no_grad():
-                descend(trainable, resident.grad, self._slots, task.terms, learner, lr)
+                descend(resident.parts, grads, self._slot_parts, terms, learner, lr)
                 value = loss.item()
                 correct += int((logits.argmax(-1) == labels).sum())
             if not math.isfinite(value):

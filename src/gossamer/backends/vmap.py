@@ -94,11 +94,10 @@ class Vmap:
         eager = torch.empty_like(rows_nT)
         for i in range(len(nodes)):
             resident.row[: federation.layout.trainable].copy_(rows_nT[i])
-            resident.grad.zero_()
             logits = resident.module(items.inputs[index_nB[i]]).flatten(0, -2)
             labels = items.labels[index_nB[i]].flatten()
-            cross_entropy(logits, labels, label_smoothing=learner.label_smoothing).backward()  # type: ignore[no-untyped-call]
-            eager[i].copy_(resident.grad)
+            loss = cross_entropy(logits, labels, label_smoothing=learner.label_smoothing)
+            eager[i].copy_(torch.cat(resident.gradients(loss)))
         return batched, eager
 
     def _agree(self) -> None:
@@ -176,7 +175,7 @@ class Vmap:
             grads, (values, hits) = self._gradient(rows_nT[:a], inputs, labels, mask_nB)
             with torch.no_grad():
                 part = {name: slot[:a] for name, slot in slots.items()}
-                descend(rows_nT[:a], grads, part, _prefix(terms, a), learner, lr)
+                descend([rows_nT[:a]], [grads], [part], [_prefix(terms, a)], learner, lr)
             _require_finite(values, active, nodes, round, f"the loss is {{}} at local step {step}")
             items = mask_nB.sum(1).numpy() * (labels[0].numel() // labels.shape[1])
             loss[:a] += values.double().numpy() * items

@@ -83,5 +83,8 @@ class Learner(Plug):
         return epochs * math.ceil(items / self.batch_size)
 
     def update(self, row: Tensor, grad: Tensor, slots: dict[str, Tensor], lr: float) -> None:
-        """Change `row` [..., T] in place by one step along `grad` [..., T]; `slots` are changed in place too."""
+        """Change `row` [..., t] in place by one step along `grad` [..., t], which is only read.
+
+        `slots` are changed in place too, but for 'count', the number of steps, which already counts this one.
+        """
         raise NotImplementedError

@@ -25,8 +25,7 @@ class Adam(Learner):
     eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
 
     def update(self, row: Tensor, grad: Tensor, slots: dict[str, Tensor], lr: float) -> None:
-        self._decay(row, grad, lr)
-        slots["count"].add_(1)
+        grad = self._decayed(row, grad, lr)
         slots["first_moment"].lerp_(grad, 1 - self.beta1)
         slots["second_moment"].mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
         # In float64: 1 - beta**count cancels in float32.
@@ -36,6 +35,6 @@ class Adam(Learner):
         step = slots["first_moment"] / correction1
         row.sub_(lr * step / ((slots["second_moment"] / correction2).sqrt() + self.eps))
 
-    def _decay(self, row: Tensor, grad: Tensor, lr: float) -> None:
-        if self.weight_decay:
-            grad.add_(row, alpha=self.weight_decay)
+    def _decayed(self, row: Tensor, grad: Tensor, lr: float) -> Tensor:
+        """The gradient with weight decay in it."""
+        return grad.add(row, alpha=self.weight_decay) if self.weight_decay else grad

@@ -20,5 +20,6 @@ class AdamW(Adam):
     kind: Literal["adamw"] = "adamw"  # type: ignore[assignment]
     weight_decay: float = Field(default=0.01, ge=0, description="share of lr by which the row shrinks each step")
 
-    def _decay(self, row: Tensor, grad: Tensor, lr: float) -> None:
+    def _decayed(self, row: Tensor, grad: Tensor, lr: float) -> Tensor:
         row.mul_(1 - lr * self.weight_decay)
+        return grad
