@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -39,3 +40,11 @@ def test_torch_dice_are_restored() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     with torch_seeded(0, "init", 3):
         assert torch.equal(torch.rand(3), inside)
+
+
+@given(seed=st.integers(0, 2**63 - 1), node=st.integers(-1, 10**6))
+def test_the_stream_is_philox_with_that_key_and_counter(seed: int, node: int) -> None:
+    word = int.from_bytes(hashlib.blake2b(b"batches", digest_size=8).digest(), "little")
+    key, counter = np.array([seed, word], dtype=np.uint64), np.array([0, 4, 3, node + 1], dtype=np.uint64)
+    expected = np.random.Generator(np.random.Philox(key=key, counter=counter)).random(5)
+    assert np.array_equal(generator(seed, "batches", node, round=2, step=3).random(5), expected)

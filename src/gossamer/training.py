@@ -6,7 +6,7 @@ Shapes: D columns of a row, T of them trainable (first), B items of a batch, C c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,36 +33,32 @@ EVALUATION_BATCH = 512
 """Items of a batch when a model is measured."""
 
 
-def batches(
-    seed: int, node: int, round: int, items: int, learner: Learner, steps: int | None = None
-) -> Iterator[Array]:
+def batches(seed: int, node: int, round: int, items: int, learner: Learner, steps: int | None = None) -> list[Array]:
     """The batches of one node and round: index arrays (int64) into the node's `items` training items.
 
     By epochs: each epoch is a fresh permutation cut into batches, the last possibly smaller. By steps: permutations
     follow one another and every batch is full (or holds all items, if there are fewer than a batch).
     """
-    order, size, count = _order(generator(seed, "batches", node, round), items, learner, steps)
-    per_epoch = math.ceil(items / size)
-    for step in range(count):
-        if _by_epoch(learner, steps):
-            start = (step // per_epoch) * items + (step % per_epoch) * size
-            yield order[start : min(start + size, (step // per_epoch + 1) * items)]
-        else:
-            yield order[step * size : (step + 1) * size]
+    order, sizes = _order(generator(seed, "batches", node, round), items, learner, steps)
+    return np.split(order, np.cumsum(sizes)[:-1]) if sizes else []
 
 
-def _by_epoch(learner: Learner, steps: int | None) -> bool:
-    return steps is None and learner.steps is None
-
-
-def _order(rng: np.random.Generator, items: int, learner: Learner, steps: int | None) -> tuple[Array, int, int]:
-    """All indices of the round in one array, the batch size, the number of steps."""
+def _order(rng: np.random.Generator, items: int, learner: Learner, steps: int | None) -> tuple[Array, list[int]]:
+    """All indices of the round in one array, and the sizes of the batches that they come in."""
     size = min(learner.batch_size, items)
-    count = learner.steps_for(items) if steps is None else steps
-    passes = count // math.ceil(items / size) if _by_epoch(learner, steps) else math.ceil(count * size / items)
-    if passes == 1:
-        return rng.permutation(items), size, count
-    return np.concatenate([rng.permutation(items) for _ in range(passes)] or [np.empty(0, np.int64)]), size, count
+    if steps is None and learner.steps is None:
+        passes = 1 if learner.epochs is None else learner.epochs
+        rest = items % size
+        sizes = ([size] * (items // size) + ([rest] if rest else [])) * passes
+    else:
+        count = learner.steps_for(items) if steps is None else steps
+        passes, sizes = math.ceil(count * size / items), [size] * count
+    order = rng.permutation(items) if passes == 1 else _permutations(rng, items, passes)
+    return order[: sum(sizes)], sizes
+
+
+def _permutations(rng: np.random.Generator, items: int, passes: int) -> Array:
+    return np.concatenate([rng.permutation(items) for _ in range(passes)]) if passes else np.empty(0, np.int64)
 
 
 def descend(
@@ -117,17 +113,16 @@ class NodeItems:
             shards,
         )
 
-    def round_batches(self, seed: int, node: int, round: int, learner: Learner, steps: int | None) -> Iterator[Tensor]:
+    def round_batches(self, seed: int, node: int, round: int, learner: Learner, steps: int | None) -> Sequence[Tensor]:
         """Index tensors into `inputs`, one for each step of this node and round."""
         import torch
 
-        items = self.shards.train[node]
         if self.shards.draw_NC is not None:
-            drawn = self._draw(seed, node, round, learner, steps)
-            yield from torch.from_numpy(drawn)
-            return
-        for part in batches(seed, node, round, len(items), learner, steps):
-            yield torch.from_numpy(items[part])
+            return torch.from_numpy(self._draw(seed, node, round, learner, steps)).unbind(0)
+        items = self.shards.train[node]
+        order, sizes = _order(generator(seed, "batches", node, round), len(items), learner, steps)
+        mine = torch.from_numpy(items[order])
+        return [mine] if len(sizes) == 1 else torch.split(mine, sizes) if sizes else []
 
     @cached_property
     def _pool(self) -> tuple[Array, Array]:
@@ -238,16 +233,24 @@ class Trainer:
     """Runs tasks and measures rows, one after the other, on one resident model."""
 
     def __init__(self, experiment: Experiment, resident: Resident, items: NodeItems) -> None:
+        import torch
+        from torch.nn.functional import cross_entropy
+
         self.experiment, self.resident, self.items = experiment, resident, items
-        self._slots = experiment.learner.fresh(resident.row[: resident.layout.trainable])
+        self._loss, self._dice = cross_entropy, torch.default_generator
+        self._trainable = resident.row[: resident.layout.trainable]
+        self._slots = experiment.learner.fresh(self._trainable)
         split = {name: resident.split(slot) for name, slot in self._slots.items() if name != "count"}
         counted = {"count": self._slots["count"]} if "count" in self._slots else {}
+        self._no_terms = [Terms()] * len(resident.parts)
         self._slot_parts: list[dict[str, Tensor]] = [
             {name: parts[i] for name, parts in split.items()} | counted for i in range(len(resident.parts))
         ]
 
     def _terms(self, terms: Terms) -> list[Terms]:
         """The terms of a task, one for each part of the row."""
+        if terms.anchor is None and terms.drift is None:
+            return self._no_terms
         count = len(self.resident.parts)
         anchors = [None] * count if terms.anchor is None else self.resident.split(terms.anchor)
         drifts = [None] * count if terms.drift is None else self.resident.split(terms.drift)
@@ -258,30 +261,28 @@ class Trainer:
 
         Raises NodeError where the loss is not finite; an exception of the user's module passes through.
         """
-        import torch
-        from torch.nn.functional import cross_entropy
-
         experiment, resident, learner = self.experiment, self.resident, self.experiment.learner
-        trainable = resident.row[: resident.layout.trainable]
         resident.load(task.row)
         for name, slot in self._slots.items():
             slot.zero_() if task.slots is None else slot.copy_(task.slots[name])
         lr, terms = learner.rate(round, experiment.rounds), self._terms(task.terms)
         loss_sum, correct, seen, step = 0.0, 0, 0, -1
         module = resident.module if resident.module.training else resident.module.train()
-        torch.default_generator.manual_seed(torch_seed(experiment.seed, "modules", node, round))
+        self._dice.manual_seed(torch_seed(experiment.seed, "modules", node, round))
         for step, index in enumerate(self.items.round_batches(experiment.seed, node, round, learner, task.steps)):
-            inputs, labels = self.items.inputs[index], self.items.labels[index].flatten()
+            inputs = self.items.inputs.index_select(0, index)
+            labels = self.items.labels.index_select(0, index).flatten()
             if experiment.preprocess.crop or experiment.preprocess.flip:
                 rng = generator(experiment.seed, "augment", node, round, step)
                 inputs = augment(inputs, experiment.preprocess.crop, experiment.preprocess.flip, rng)
             logits = module(inputs).flatten(0, -2)
-            loss = cross_entropy(logits, labels, label_smoothing=learner.label_smoothing)
+            loss = self._loss(logits, labels, label_smoothing=learner.label_smoothing)
             grads = resident.gradients(loss)
-            with torch.no_grad():
-                descend(resident.parts, grads, self._slot_parts, terms, learner, lr)
-                value = loss.item()
-                correct += int((logits.argmax(-1) == labels).sum())
+            descend(resident.parts, grads, self._slot_parts, terms, learner, lr)
+            value = loss.item()
+            # numpy: for so few numbers it takes half the time of torch.
+            correct += int(np.count_nonzero(logits.detach().numpy().argmax(-1) == labels.numpy()))
+            del grads  # The next step's can then use the same memory, which is still in cache.
             if not math.isfinite(value):
                 raise NodeError(
                     node,
@@ -292,7 +293,7 @@ class Trainer:
             loss_sum += value * len(labels)
             seen += len(labels)
         resident.store_buffers()
-        if seen and not math.isfinite(trainable.sum().item()):
+        if seen and not math.isfinite(self._trainable.sum().item()):
             raise NodeError(
                 node, round + 1, "train", "its model holds NaN or infinity; lower learner.lr or clip gradients"
             )
