@@ -358,3 +358,88 @@ def test_independent_starts_differ_and_a_built_module_cannot_give_them(tmp_path:
     assert len({tuple(row.tolist()) for row in rows}) == 10
     with pytest.raises(ExperimentError, match=r"init\.shared = false.*same numbers"):
         gossamer.run(small(**apart, model=network()), tmp_path / "built")
+
+
+@pytest.mark.parametrize("world", [{}, {"method": "dsgd", "topology": "ring"}])
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("updates_ND[:, :5].mean(0)", r"returned shape \[5\], expected shape \[1210\]"),
+        ("None", "returned a NoneType"),
+        ("updates_ND.mean(0) / 0 * 0", "NaN or infinity after aggregator 'rule'"),
+        ("undefined", "NameError"),
+    ],
+)
+def test_a_users_aggregator_that_fails_is_named(world: Any, body: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "rule.py"
+    file.write_text(
+        "from typing import Literal\nfrom gossamer.aggregators import Aggregator\n\n\nclass Rule(Aggregator):\n"
+        "    kind: Literal['rule'] = 'rule'\n\n"
+        f"    def aggregate(self, updates_ND, weights_N, own_D=None, layout=None):\n        return {body}\n"
+    )
+    with pytest.raises(NodeError, match=message) as caught:
+        gossamer.run(small(**world, aggregator={"file": str(file)}), tmp_path / "run")
+    assert caught.value.round == 1
+    assert caught.value.stage in ("aggregate", "merge")
+
+
+def test_a_users_file_that_fails_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    for source, message in (
+        ("def (:\n", r"broken\.py', line 1: SyntaxError"),
+        ("x = 1\n1 / 0\n", "line 2: ZeroDivision"),
+    ):
+        file.write_text(source)
+        with pytest.raises(ExperimentError, match=message):
+            small(aggregator={"file": str(file)})
+        with pytest.raises(ExperimentError, match=message):
+            gossamer.plan(small(model={"file": str(file)}))
+    file.write_text("def net():\n    raise KeyError('mine')\n")
+    for attempt in (lambda e: gossamer.run(e, tmp_path / "run"), gossamer.plan):
+        with pytest.raises(ExperimentError, match="could not be built: KeyError"):
+            attempt(small(model={"file": str(file), "name": "net"}))
+
+
+def test_messages_of_whole_numbers_are_averaged_as_floats(tmp_path: Path) -> None:
+    file = tmp_path / "signs.py"
+    file.write_text(
+        "import torch\nfrom typing import Literal\nfrom gossamer.methods import Outbox\n"
+        "from gossamer.methods.fedavg import FedAvg\n\n\nclass Signs(FedAvg):\n"
+        "    kind: Literal['signs'] = 'signs'\n\n"
+        "    def finish(self, task, result, own, view):\n"
+        "        delta = (result.row - task.row).sign().to(torch.int8)\n"
+        "        return Outbox({'delta': delta}, self.weight(view)), {}\n"
+    )
+    experiment = small(method={"file": str(file), "server_lr": 0.01}, rounds=2)
+    eager = gossamer.run(experiment, tmp_path / "eager")
+    assert eager.record["message_bytes"]["up"] < 1210 + 200
+    assert gossamer.plan(experiment).bytes_total == eager.summary()["bytes"]
+    assert_same(eager, gossamer.run(experiment.replace(backend="parallel", workers=2), tmp_path / "parallel"))
+    median = gossamer.run(experiment.replace(aggregator="median"), tmp_path / "median")
+    assert median.record["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda: gossamer.run("first.toml"), "run.. takes an Experiment, not a str"),
+        (lambda: small(aggregator=OwnMean), r"pass an instance, OwnMean\(\)"),
+        (lambda: gossamer.Dataset.of([[1.0]], ["cat"], [[1.0]], ["cat"]), "number the classes"),
+        (lambda: small(transforms="cast"), "give a list"),
+        (lambda: small(evaluate={"items": "some"}), "integer.* or input should be 'all'"),
+        (lambda: small(name="../x"), "letters, digits"),
+    ],
+)
+def test_python_calls_that_cannot_be_meant(attempt: Any, message: str) -> None:
+    with pytest.raises(ExperimentError, match=message) as caught:
+        attempt()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_with_an_object_is_opened_without_it(tmp_path: Path) -> None:
+    gossamer.run(small(aggregator=OwnMean(), rounds=1), tmp_path / "run")
+    run = gossamer.open_run(tmp_path / "run")
+    assert run.name == "experiment"
+    assert run.summary()["rounds"] == 1
+    with pytest.raises(RunError, match="pass the experiment"):
+        _ = run.experiment

@@ -39,7 +39,7 @@ class WireError(GossamerError):
 
 
 class NodeError(GossamerError):
-    """Something failed at one node (-1: at the server, or of the merged model).
+    """Something failed at one node (-1: with the server's or the merged model).
 
     Carries the node, the round (counted from 1, as in the tables), the stage, and the original traceback as text.
     """
@@ -47,7 +47,8 @@ class NodeError(GossamerError):
     exit_code = 3
 
     def __init__(self, node: int, round: int, stage: str, reason: str, traceback: str = "") -> None:
-        super().__init__(f"node {node}, round {round}, stage {stage}: {reason}")
+        where = "the common model" if node < 0 else f"node {node}"
+        super().__init__(f"{where}, round {round}, stage {stage}: {reason}")
         self.node, self.round, self.stage, self.reason, self.traceback = node, round, stage, reason, traceback
 
     def __reduce__(self) -> tuple[type[NodeError], tuple[int, int, str, str, str]]:

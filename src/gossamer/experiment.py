@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -91,7 +92,7 @@ class Checkpoint(Section):
 class Experiment(Section):
     """One experiment. Everything has a default: `Experiment()` is FedAvg on handwritten digits."""
 
-    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
+    name: str = Field(default="experiment", description="names the run folder")
     seed: int = Field(default=0, ge=0, lt=2**63, description="of all the dice of the run")
     nodes: int | None = Field(default=20, ge=1, description="number of nodes; omit it with natural groups to take all")
     rounds: int = Field(default=20, ge=1, description="rounds of local work and exchange")
@@ -126,6 +127,20 @@ class Experiment(Section):
             super().__init__(**values)
         except ValidationError as error:
             raise ExperimentError(explain(error)) from None
+
+    @field_validator("name")
+    @classmethod
+    def _file_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError("use letters, digits, '.', '_' and '-' only, and begin with a letter or digit")
+        return value
+
+    @field_validator("transforms", mode="before")
+    @classmethod
+    def _list_of_transforms(cls, value: Any) -> Any:
+        if isinstance(value, (str, dict)):
+            raise ValueError("give a list, in the order of sending, e.g. [{ kind = 'cast' }]")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -237,8 +252,15 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def explain(error: ValidationError) -> str:
-    """One line for each problem: the field, the value, what is allowed, the nearest valid key."""
-    return "; ".join(_explain_one(dict(problem)) for problem in error.errors(include_url=False))
+    """The problems, joined: of each the field, the value, what is allowed, the nearest valid key."""
+    found: dict[str, list[str]] = {}
+    for problem in error.errors(include_url=False):
+        # A field of several types fails once for each of them.
+        location = tuple(part for part in problem["loc"] if part not in ("int", "literal['all']"))
+        text = _explain_one({**problem, "loc": location})
+        where, _, what = text.partition(": ")
+        found.setdefault(where, []).append(what)
+    return "; ".join(f"{where}: {' or '.join(what)}" if any(what) else where for where, what in found.items())
 
 
 def _explain_one(problem: dict[str, Any]) -> str:

@@ -69,7 +69,13 @@ def deal(experiment: Experiment, dataset: Dataset) -> Shards:
 def initial_module(experiment: Experiment, shape: tuple[int, ...], classes: int, node: int = -1) -> nn.Module:
     """A fresh module with the initial values of `init`, drawn for a node or (node = -1) for all."""
     with torch_seeded(experiment.seed, "init", node):
-        module = experiment.model.build(shape, classes)
+        try:
+            module = experiment.model.build(shape, classes)
+        except GossamerError:
+            raise
+        except Exception as error:
+            name = getattr(experiment.model, "name", "") or experiment.model.kind
+            raise ExperimentError(f"model '{name}' could not be built: {type(error).__name__}: {error}") from error
         if experiment.init.kind != "default":
             _initialise(module, experiment.init.kind)
     return module
@@ -132,12 +138,14 @@ class Federation:
         """Bytes of handing the frozen part to one node, before the first round."""
         self.stages, down = first_messages(experiment, self.context, shared_row)
         self.up_bytes, self.down_bytes = wire.size(self.stages[-1]), wire.size(down)
+        self.received_like = self._decoded(self.stages[-1])
+        """A message as its receiver sees it: names, shapes and types."""
         self.sent: dict[str, Tensor] = {}
         self.exact: dict[str, Tensor] = {}
         if not self.folds:
-            self.sent = {name: shared(self.nodes, value) for name, value in self.stages[0].items()}
+            self.sent = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
             if experiment.transforms and not self.has_server:
-                self.exact = {name: shared(self.nodes, value) for name, value in self.stages[0].items()}
+                self.exact = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
         self.merged = shared(1, self.resident.row)[0]
         evaluated = experiment.evaluate.nodes
         self.evaluated = np.arange(self.nodes)
@@ -238,17 +246,28 @@ class Federation:
             raise node_error(error, node, round + 1, stage) from error
 
     def _decoded(self, message: Message) -> Message:
-        """A message as its receiver sees it."""
+        """A message as its receiver sees it; numbers that are no floats become those of the run, to be averaged."""
         for transform, like in zip(reversed(self.experiment.transforms), reversed(self.stages[:-1]), strict=True):
             message = transform.reverse(message, like)
-        return message
+        dtype = self.resident.row.dtype
+        return {name: v if v.is_floating_point() else v.to(dtype) for name, v in message.items()}
 
     # ---- merging -----------------------------------------------------------------------------------------------
 
     def merge(self, receiver: int, inbox: Inbox, view: View) -> None:
         """Give one receiver what it heard and keep its new state."""
         index = max(receiver, 0)
-        self.population.write_state(index, self.method.merge(self.population.state_of(index), inbox, view))
+        try:
+            changed = self.method.merge(self.population.state_of(index), inbox, view)
+            self.population.write_state(index, changed)
+        except GossamerError:
+            raise
+        except Exception as error:
+            raise node_error(error, receiver, view.round + 1, "merge") from error
+        for name, value in changed.items():
+            if not math.isfinite(float(value.sum())):
+                reason = f"its '{name}' holds NaN or infinity after aggregator '{self.experiment.aggregator.kind}'"
+                raise NodeError(receiver, view.round + 1, "merge", reason)
 
     # ---- models and how good they are --------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ def about(federation: Federation, backend: str, reason: str, workers: int) -> di
         "fingerprints": fingerprints(federation),
         "experiment": experiment.to_dict(),
         "world": federation.method.world,
+        "own_models": not federation.has_server or federation.method.personal,
         "nodes": federation.nodes,
         "parameters": federation.layout.size,
         "trainable": federation.layout.trainable,

@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -75,6 +76,9 @@ class Choice:
             if isinstance(value, str):
                 value = {"kind": value}
             if not isinstance(value, dict):
+                if isinstance(value, type) and issubclass(value, base):
+                    text = "{name} is a class: pass an instance, {name}()"
+                    raise PydanticCustomError("plug_class", text, {"name": value.__name__})  # type: ignore[arg-type]
                 adopted = base.adopt(value)
                 if adopted is None:
                     raise PydanticCustomError(
@@ -146,7 +150,11 @@ def _run_file(file: Path, changed: int, size: int) -> Any:
         raise ExperimentError(f"file '{file}' is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        line = getattr(error, "lineno", None) or traceback.extract_tb(error.__traceback__)[-1].lineno
+        raise ExperimentError(f"file '{file}', line {line}: {type(error).__name__}: {error}") from error
     return module
 
 

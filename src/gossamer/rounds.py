@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gossamer.checkpoint import Progress, latest_checkpoint, restore, write_checkpoint
-from gossamer.errors import GossamerError, Interrupted, RunError
+from gossamer.errors import ExperimentError, GossamerError, Interrupted, RunError
 from gossamer.experiment import Experiment
 from gossamer.identity import about, same_experiment, same_world
 from gossamer.measuring import Measured, lines, measure, training_means
@@ -58,6 +58,11 @@ def run(experiment: Experiment, folder: str | Path | None = None, listener: List
     Raises ExperimentError for what cannot be, NodeError where a node fails, Interrupted after Ctrl-C (the run can be
     resumed).
     """
+    if not isinstance(experiment, Experiment):
+        raise ExperimentError(
+            f"run() takes an Experiment, not a {type(experiment).__name__}; "
+            "a file becomes one with gossamer.Experiment.load(path), or gossamer.load_arms(path) if it has arms"
+        )
     if folder is not None:
         _require_empty(Path(folder))
     with one_thread():

@@ -28,21 +28,38 @@ def open_run(folder: str | Path, experiment: Experiment | None = None) -> Run:
     record = read_json(place / "record.json")
     if record["status"] == "running" and not is_running(place):
         record["status"] = "killed"
-    if experiment is None:
-        try:
-            experiment = Experiment.load(place / "experiment.toml")
-        except ExperimentError as error:
-            raise RunError(
-                f"{place}: {error}; if that was a Python object, pass the experiment: open_run(folder, experiment)"
-            ) from None
-    return Run(place, experiment, record)
+    return Run(place, record, experiment)
 
 
 class Run:
     """The record of one run. Tables are read from its folder when first asked for."""
 
-    def __init__(self, folder: Path, experiment: Experiment, record: dict[str, Any]) -> None:
-        self.folder, self.experiment, self.record = folder, experiment, record
+    def __init__(self, folder: Path, record: dict[str, Any], experiment: Experiment | None = None) -> None:
+        self.folder, self.record = folder, record
+        self._experiment = experiment
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """What was asked. Raises RunError where it held a Python object that is not at hand."""
+        if self._experiment is not None:
+            return self._experiment
+        try:
+            return Experiment.load(self.folder / "experiment.toml")
+        except ExperimentError as error:
+            raise RunError(
+                f"{self.folder}: {error}; if that was a Python object, pass the experiment: "
+                "open_run(folder, experiment)"
+            ) from None
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return str(self.record["experiment"]["name"])
+
+    @property
+    def seed(self) -> int:
+        """The experiment's seed."""
+        return int(self.record["experiment"]["seed"])
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.record['status']}, {self.rounds.num_rows} rounds)"
@@ -81,7 +98,7 @@ class Run:
     @property
     def own_models(self) -> bool:
         """Whether every node ends with a model of its own."""
-        return self.record["world"] != "server" or self.experiment.method.personal
+        return bool(self.record["own_models"])
 
     def summary(self) -> dict[str, Any]:
         """The figures of the last evaluation: accuracy, worst node, merged model, bytes, seconds."""
@@ -156,14 +173,14 @@ class Run:
         """Curves of a metric over rounds, as a matplotlib figure."""
         from gossamer.plots import curves
 
-        return curves({self.experiment.name: [self]}, metric)
+        return curves({self.name: [self]}, metric)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report (default: report.html in the run's folder) and return its path."""
         from gossamer.report import write_report
 
         target = Path(path) if path else self.folder / "report.html"
-        write_report({self.experiment.name: [self]}, target)
+        write_report({self.name: [self]}, target)
         return target
 
 

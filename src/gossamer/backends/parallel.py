@@ -60,7 +60,7 @@ class Parallel:
         self._slots: dict[str, Any] = {}
         if federation.folds:
             slots = self._window * self._chunk
-            self._slots = {name: shared(slots, value) for name, value in federation.stages[0].items()}
+            self._slots = {name: shared(slots, value) for name, value in federation.received_like.items()}
         context = multiprocessing.get_context("fork")
         self._crew: list[_Worker] = []
         for _ in range(self.workers):

@@ -96,6 +96,11 @@ class Dataset:
 def _whole(labels: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     """Labels as int64. Raises ExperimentError where they are not whole numbers."""
     given = np.asarray(labels)
+    if given.dtype.kind not in "iubf":
+        raise ExperimentError(
+            f"data '{name}': labels must be whole numbers from 0, found {given.dtype} values; number the classes, "
+            "e.g. numpy.unique(labels, return_inverse=True)"
+        )
     whole = given.astype(np.int64)
     if not np.array_equal(whole, given):
         raise ExperimentError(f"data '{name}': labels must be whole numbers, found {given.dtype} values")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gossamer.errors import ExperimentError
+from gossamer.errors import ExperimentError, GossamerError, NodeError
+from gossamer.federation import node_error
 from gossamer.methods import Inbox
 from gossamer.mixing import mix
 from gossamer.population import Fold
@@ -74,7 +75,7 @@ def _at_server(federation: Federation, result: Round, folds: dict[str, Fold], pa
     if federation.folds:
         fields = {name: fold.mean() for name, fold in folds.items()}
     else:
-        fields = _aggregated(federation, participants, weights, None)
+        fields = _aggregated(federation, participants, weights, None, round)
     result.seconds["exchange"] = time.perf_counter() - clock
     clock = time.perf_counter()
     view = federation.view(-1, round, participants)
@@ -117,7 +118,7 @@ def _on_graph(federation: Federation, result: Round, participants: Array, round:
             else:
                 span = slice(weights_NN.indptr[receiver], weights_NN.indptr[receiver + 1])
                 heard, given = weights_NN.indices[span], weights_NN.data[span]
-                fields = _aggregated(federation, heard, given.tolist(), receiver)
+                fields = _aggregated(federation, heard, given.tolist(), receiver, round)
             result.seconds["exchange"] += time.perf_counter() - clock
             clock = time.perf_counter()
             inbox = Inbox(fields, int(degrees[receiver]), 1.0 - float(own_N[receiver]))
@@ -151,7 +152,9 @@ def _mixed(
     return mixed
 
 
-def _aggregated(federation: Federation, heard: Array, weights: list[float], receiver: int | None) -> dict[str, Tensor]:
+def _aggregated(
+    federation: Federation, heard: Array, weights: list[float], receiver: int | None, round: int
+) -> dict[str, Tensor]:
     """Each field of the messages of `heard`, put through the aggregator; single numbers take the weighted mean."""
     import torch
 
@@ -167,6 +170,26 @@ def _aggregated(federation: Federation, heard: Array, weights: list[float], rece
             weight = weights_N.to(updates_ND.dtype)
             fields[name] = ((weight @ updates_ND) / weight.sum()).view(rows.shape[1:])
         else:
-            merged = federation.experiment.aggregator.aggregate(updates_ND, weights_N, own_D, federation.layout)
-            fields[name] = merged.view(rows.shape[1:])
+            who = -1 if receiver is None else receiver
+            fields[name] = _by_rule(federation, updates_ND, weights_N, own_D, who, round).view(rows.shape[1:])
     return fields
+
+
+def _by_rule(
+    federation: Federation, updates_ND: Tensor, weights_N: Tensor, own_D: Tensor | None, receiver: int, round: int
+) -> Tensor:
+    """What the aggregator makes of updates. Raises NodeError where it fails or gives something else than one update."""
+    import torch
+
+    rule = federation.experiment.aggregator
+    try:
+        merged: object = rule.aggregate(updates_ND, weights_N, own_D, federation.layout)
+    except GossamerError:
+        raise
+    except Exception as error:
+        raise node_error(error, receiver, round + 1, "aggregate") from error
+    if not isinstance(merged, torch.Tensor) or merged.shape != updates_ND.shape[1:]:
+        found = f"shape {list(merged.shape)}" if isinstance(merged, torch.Tensor) else f"a {type(merged).__name__}"
+        reason = f"{type(rule).__name__}.aggregate returned {found}, expected shape [{updates_ND.shape[1]}]"
+        raise NodeError(receiver, round + 1, "aggregate", reason)
+    return merged
