@@ -70,7 +70,10 @@ def synthetic_run(
     folder.mkdir(parents=True)
     lines = [json.dumps({"event": "warning", "text": text}) for text in warnings]
     (folder / "events.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    run = Run(folder, Experiment(**{"nodes": nodes, "rounds": rounds, **choices, **experiment}), record)
+    asked = Experiment(**{"nodes": nodes, "rounds": rounds, **choices, **experiment})
+    record |= {"experiment": asked.to_dict(), "digest": asked.digest()}
+    record["own_models"] = world != "server" or asked.method.personal
+    run = Run(folder, record, asked)
     run.__dict__["metrics"] = pa.Table.from_pylist(metrics, schema=schema(METRICS))
     run.__dict__["rounds"] = pa.Table.from_pylist(of_rounds, schema=schema(ROUNDS))
     return run

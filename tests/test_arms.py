@@ -10,7 +10,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossamer.arms import apply, expand, flattened, load_arms, load_sweep, merge
+from gossamer.arms import apply, expand, flattened, in_words, load_arms, load_sweep, merge
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
 
@@ -69,7 +69,7 @@ def test_an_unknown_key_names_the_arm_and_the_nearest_key(tmp_path):
         ("sweep = [1]", "a table of lists"),
         ('[sweep]\n"learner.lr" = 0.1', "give a list"),
         ('[sweep]\n"learner.lr" = []', "at least one value"),
-        ("name = ", "not valid TOML"),
+        ("name = ", "experiment.toml: the file is not valid TOML"),
         ('transforms = ["cast"]\n[arms.a.transforms]\nx = 1', "arm 'a': 'transforms' is a list"),
     ],
 )
@@ -165,10 +165,80 @@ def test_a_grid_over_the_seed_gives_seeds_not_arms(tmp_path):
 
 def test_an_impossible_point_is_named_and_a_double_one_refused():
     arms = {"a": Experiment(name="x-a")}
-    with pytest.raises(ExperimentError, match=r"arm 'a-lr-1': learner\.lr"):
+    with pytest.raises(ExperimentError, match=r"arm 'a-lr-1': sweep\.\"learner\.lr\": learner\.lr = -1"):
         expand(arms, {"learner.lr": [-1]})
+    with pytest.raises(ExperimentError, match=r"arm 'a-lrr1-rounds3': sweep\.\"learner\.lrr\": unknown key"):
+        expand(arms, {"learner.lrr": [1], "rounds": [3]})
     with pytest.raises(ExperimentError, match="two points"):
         expand(arms, {"rounds": [3, 3]})
+
+
+def test_keys_of_a_grid_may_need_each_other():
+    arms = {"a": Experiment(name="x-a")}
+    (one,) = expand(arms, {"method": ["dsgd"], "topology": ["ring"]})["a-dsgd-ring"]
+    assert (one.method.kind, one.topology.kind) == ("dsgd", "ring")
+
+
+@pytest.mark.parametrize("seeds", [[1, 2, 1], []])
+def test_a_seed_given_twice_is_refused_and_named(seeds):
+    with pytest.raises(ExperimentError, match="seed 1 is given twice"):
+        expand({"a": Experiment(name="x-a")}, {} if seeds else {"seed": [1, 1]}, seeds)
+
+
+ADAM = {"kind": "adam", "lr": 0.005, "batch_size": 16, "epochs": 2, "clip_norm": 1.0, "weight_decay": 0.1, "beta1": 0.8}
+KEPT = {"batch_size": 16, "epochs": 2, "clip_norm": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "difference", "after"),
+    [
+        ({"learner": ADAM}, {"learner": {"kind": "sgd"}}, {"kind": "sgd", **KEPT}),
+        ({"learner": ADAM}, {"learner": "sgd"}, {"kind": "sgd", **KEPT}),
+        ({"learner": ADAM}, {"learner.kind": "sgd"}, {"kind": "sgd", **KEPT}),
+        ({"learner": ADAM}, {"learner": "adam"}, ADAM),
+        ({"learner": ADAM}, {"learner": {"file": "own.py"}}, {"file": "own.py", **KEPT}),
+        (
+            {"learner": ADAM},
+            {"learner": {"kind": "sgd", "steps": 5, "batch_size": 8}},
+            {"kind": "sgd", "steps": 5, "batch_size": 8, "clip_norm": 1.0},
+        ),
+        (
+            {"topology": {"kind": "random_regular", "degree": 3, "weights": "uniform"}},
+            {"topology": "ring"},
+            {"kind": "ring", "weights": "uniform"},
+        ),
+        (
+            {"schedule": {"kind": "every", "k": 5, "participation": 0.5}},
+            {"schedule": {"kind": "other"}},
+            {"kind": "other", "participation": 0.5},
+        ),
+        (
+            {"init": {"kind": "xavier", "shared": False}},
+            {"init": {"kind": "zeros"}},
+            {"kind": "zeros", "shared": False},
+        ),
+        ({"model": {"kind": "mlp", "hidden": [8]}}, {"model": {"kind": "lenet5"}}, {"kind": "lenet5"}),
+    ],
+)
+def test_another_kind_keeps_what_every_kind_of_the_family_has(before, difference, after):
+    (key,) = before
+    assert merge(before, difference)[key] == after
+
+
+def test_an_arm_and_a_setting_with_another_learner_do_the_same_local_work(tmp_path):
+    text = 'learner = { kind = "adam", lr = 0.005, batch_size = 16, epochs = 2 }\n'
+    expected = Experiment(learner={"kind": "sgd", "batch_size": 16, "epochs": 2}).learner
+    arm = load_arms(written(tmp_path, text + '[arms.a]\nlearner = { kind = "sgd" }\n'))["a"]
+    assert arm.learner == expected
+    assert load_arms(written(tmp_path, text), ["learner.kind=sgd"])["experiment"].learner == expected
+
+
+def test_a_choice_in_words_tells_what_is_not_the_default():
+    table = Experiment(partition={"kind": "dirichlet", "alpha": 0.25}, method="dsgd", topology="ring").to_dict()
+    assert in_words("partition", table["partition"]) == "dirichlet (alpha 0.25)"
+    assert in_words("topology", table["topology"]) == "ring"
+    assert in_words("transforms", {"kind": "cast", "to": "float16"}).startswith("cast")
+    assert in_words("model", {"kind": "of nobody", "width": 3}) == "of nobody (width 3)"
 
 
 def test_a_setting_cannot_silently_lose_to_the_grid(tmp_path):

@@ -60,7 +60,7 @@ def test_no_command_is_left_out_of_these_tests(call):
     [
         (["run", "missing.toml"], "cannot read the experiment file 'missing.toml'"),
         (["run", "."], "Is a directory"),
-        (["run", "broken.toml"], "not valid TOML"),
+        (["run", "broken.toml"], "broken.toml: the file is not valid TOML"),
         (["run"], "Missing argument 'FILE'"),
         (["frob"], "No such command 'frob'"),
         (["run", "small.toml", "--set", "learner.lrr=1"], "did you mean 'lr'"),
@@ -68,6 +68,8 @@ def test_no_command_is_left_out_of_these_tests(call):
         (["run", "small.toml", "--set", "nodes=5000"], "nodes = 5000"),
         (["run", "small.toml", "--set", "method=fedavgg"], "did you mean 'fedavg'"),
         (["run", "small.toml", "--seeds", "0,x"], "--seeds 0,x"),
+        (["run", "small.toml", "--seeds", "1,2,1"], "seed 1 is given twice"),
+        (["run", "small.toml", "--set", "arms.ring.rounds=3"], "for one, edit the file"),
         (["run", "small.toml", "--backend", "fast"], "'eager', 'parallel' or 'vmap'"),
         (["resume", "nowhere"], "nowhere is no run folder"),
         (["report", "nowhere"], "nowhere"),
@@ -113,7 +115,7 @@ def test_validate_tells_the_arms_and_the_grid(call):
     write(ARMS + '[sweep]\n"learner.lr" = [0.1, 0.01]\n')
     code, out, _ = call("validate", "small.toml")
     assert code == 0
-    assert "2 arms (server, ring), 4 points to sweep" in out
+    assert "2 arms (server, ring), 4 points to sweep; data was not looked at" in out
     told = json.loads(call("validate", "small.toml", "--json")[1])
     assert Experiment.from_dict(told["arms"]["ring"]) == gossamer.load_arms("small.toml")["ring"]
 
@@ -126,7 +128,33 @@ def test_plan_says_who_hears_whom(call):
     assert planned["server"]["hears"] == []
     text = call("plan", "small.toml")[1]
     assert "2 hears 1, 3" in text
+    assert "sgd, lr 0.1, batches of 32, 2 steps a round" in text
+    assert "aggregator" not in text
     assert f"{planned['ring']['bytes_total']:,} bytes" in text
+
+
+def test_plan_of_many_nodes_is_short_and_tells_what_is_not_the_default(call):
+    words = [
+        "nodes=20",
+        "partition=iid",
+        "validation=0",
+        "aggregator=median",
+        'transforms=[{kind="cast",to="float16"}]',
+    ]
+    words += ["learner={kind='adam', epochs=3, batch_size=8}"]
+    code, out, _ = call("plan", write(ARMS), *(word for one in words for word in ("--set", one)))
+    assert code == 0
+    ring = out[out.index("graph ") :]
+    assert re.findall(r"(\d+) hears", ring) == ["0", "1", "2", "3"]
+    assert "... and 16 more" in ring
+    for line in ("aggregator +median", "transforms +cast", "adam, lr 0.001, batches of 8, 3 epochs a round"):
+        assert re.search(line, out), line
+
+
+@pytest.mark.parametrize(("nodes", "told"), [(2, "719 training items each"), (4, "359 to 360 training items")])
+def test_plan_tells_the_items_of_the_nodes(call, nodes, told):
+    text = call("plan", write(SMALL), "--set", f"nodes={nodes}", "--set", "partition=iid", "--set", "validation=0")[1]
+    assert told in text
 
 
 def test_a_narrow_terminal_loses_columns_but_never_digits(monkeypatch):

@@ -151,13 +151,16 @@ def test_runs_are_listed_compared_exported_and_cleaned(call):
     assert json.loads(call("runs", "--json")[1]) == listed
     assert call("runs", "--json", "clean")[0] == 2
 
-    told = json.loads(call("compare", "runs", "--target", "0.0", "--out", "c.png", "--json")[1])
+    told = json.loads(call("compare", "runs", "--target", "0.01", "--out", "c.png", "--json")[1])
     (arm,) = told["arms"]
     mean = sum(run["test_accuracy"] for run in listed) / 2
     assert arm["accuracy"]["mean"] == pytest.approx(mean)
     assert (arm["seeds"], arm["reach"]["reached"], arm["reach"]["rounds"]["mean"]) == (2, 2, 1)
     assert Path("c.png").read_bytes().startswith(b"\x89PNG")
     assert call("compare", "runs", "--out", "c.bmp")[0] == 2
+    for target in ("0", "1.5", "nan"):
+        code, _, err = call("compare", "runs", "--target", target)
+        assert (code, f"--target {target}" in err) == (2, True)
 
     check_export(call)
 
@@ -173,6 +176,44 @@ def test_runs_are_listed_compared_exported_and_cleaned(call):
     Path("runs/not-a-run").mkdir()
     assert json.loads(call("runs", "clean", "--yes", "--json")[1]) == {"removed": ["runs/small-s1"]}
     assert Path("runs/not-a-run").is_dir()
+
+
+def test_a_run_that_repeats_a_seed_is_left_out_of_comparisons(call):
+    write(SMALL)
+    for seeds in ("0,1", "0"):
+        call("run", "small.toml", "--seeds", seeds, "--set", "rounds=1")
+    code, out, err = call("compare", "runs", "--json")
+    assert code == 0
+    assert "runs/small-s0-2 repeats seed 0 of runs/small-s0: left out" in err
+    assert [arm["seeds"] for arm in json.loads(out)["arms"]] == [2]
+    assert "2 seeds" in call("compare", "runs")[1]
+    call("run", "small.toml", "--set", "rounds=1", "--set", "learner.lr=0.01", "--set", "name=other")
+    lines = [line.split()[:2] for line in call("compare", "runs")[1].splitlines()]
+    assert all(line in lines for line in (["arm", "seeds"], ["small", "2"], ["other", "1"]))
+
+
+def test_a_finished_run_is_not_resumed(call):
+    call("run", write(SMALL), "--set", "rounds=1")
+    before = Path("runs/small-s0/record.json").read_bytes()
+    code, out, err = call("resume", "runs/small-s0")
+    assert (code, err) == (0, "runs/small-s0 has already finished\n")
+    assert "small" in out
+    assert Path("runs/small-s0/record.json").read_bytes() == before
+
+
+def test_runs_of_python_objects_are_listed_compared_and_reported(call):
+    import torch
+
+    small = Experiment.from_toml(SMALL).replace(rounds=1)
+    for seed in (0, 1):
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        gossamer.run(small.replace(model=model, seed=seed), f"runs/own-s{seed}")
+    assert [run["status"] for run in json.loads(call("runs", "--json")[1])] == ["finished"] * 2
+    code, out, err = call("compare", "runs", "--json")
+    assert (code, err) == (0, "")
+    assert [arm["seeds"] for arm in json.loads(out)["arms"]] == [2]
+    assert "</html>" in Path("runs/compare.html").read_text(encoding="utf-8")
+    assert call("report", "runs/own-s0")[0] == 0
 
 
 def check_export(call):

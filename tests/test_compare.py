@@ -70,19 +70,42 @@ def test_spent_counts_the_rounds_that_were_not_evaluated(tmp_path):
 def test_reach_is_the_first_measured_round_at_the_target(tmp_path):
     runs = [
         synthetic_run(tmp_path / "a", [[0.1], [0.8], [0.7], [0.9]], bytes_per_round=5, seconds_per_round=1.0),
-        synthetic_run(tmp_path / "b", [[0.1], [0.2], [0.3], [0.8]], bytes_per_round=5, seconds_per_round=1.0),
+        synthetic_run(tmp_path / "b", [[0.1], [0.2], [0.3], [0.8]], bytes_per_round=5, seconds_per_round=1.0, seed=1),
     ]
     got = compare.reach(runs, 0.8)
     assert (got.reached, got.seeds) == (2, 2)
     assert (got.rounds.mean, got.bytes.mean, got.seconds.mean) == pytest.approx((3, 15, 3))
     some = compare.reach(runs, 0.85)
     assert (some.reached, some.seeds, some.rounds.mean) == (1, 2, 4)
-    assert compare.reach(runs, 0.95) == compare.Reach(0, 2, None, None, None)
+    assert (some.rounds_in_words(), some.seeds_in_words()) == ("4 rounds", " (1 of 2 seeds)")
+    none = compare.reach(runs, 0.95)
+    assert none == compare.Reach(0, 2, None, None, None)
+    assert none.rounds_in_words() == "not reached"
+
+
+@pytest.mark.parametrize(("mean", "text"), [(1.0, "1 round"), (7 / 3, "2.3 rounds"), (1234567.0, "1,234,567 rounds")])
+def test_rounds_have_at_most_one_decimal(mean, text):
+    one = compare.Estimate(mean, None, 1)
+    assert compare.Reach(1, 1, one, one, one).rounds_in_words() == text
+
+
+def test_the_same_seed_again_changes_no_number(tmp_path):
+    def run(place, seed, top, **rest):
+        return synthetic_run(tmp_path / place, [[top, top]] * 2, seed=seed, name="x", **rest)
+
+    once = [run("a", 0, 0.5), run("b", 1, 0.7)]
+    again = [once[0], run("a2", 0, 0.5), once[1], run("b2", 1, 0.7)]
+    assert compare.distinct(again) == once
+    assert [(r.folder.name, of.folder.name) for r, of in compare.repeated(again)] == [("a2", "a"), ("b2", "b")]
+    assert compare.rows({"x": again}, target=0.6) == compare.rows({"x": once}, target=0.6)
+    assert compare.band(again).seeds == 2
+    once[0].record["status"] = "interrupted"
+    assert [r.folder.name for r in compare.distinct(again)] == ["a2", "b"], "a finished one is worth more"
 
 
 def test_band_keeps_the_rounds_that_all_seeds_evaluated(tmp_path):
     first = synthetic_run(tmp_path / "a", [[0.1], [0.2], [0.3]])
-    second = synthetic_run(tmp_path / "b", [[0.3], [0.6]])
+    second = synthetic_run(tmp_path / "b", [[0.3], [0.6]], rounds=3, seed=1)
     got = compare.band([first, second])
     assert got.x.tolist() == [1, 2]
     assert got.mean == pytest.approx([0.2, 0.4])
@@ -112,7 +135,7 @@ def test_runs_that_differ_in_the_seed_only_are_one_arm(tmp_path):
 
     runs = [run("x-b", 1), run("x-a", 0), run("x-b", 0), run("x-b", 0, validation=0.2)]
     arms = compare.group(runs)
-    assert {arm: [one.experiment.seed for one in members] for arm, members in arms.items()} == {
+    assert {arm: [one.seed for one in members] for arm, members in arms.items()} == {
         "b": [0, 1],
         "a": [0],
         "b (2)": [0],

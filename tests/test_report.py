@@ -122,6 +122,34 @@ def test_figures_follow_the_theme_of_the_page(arms):
     assert plots.looks(list(arms))["ring"].colour not in text
 
 
+def test_rows_tell_validation_seeds_and_what_is_not_the_default(arms, tmp_path):
+    rest = {"edges": RING, "histogram": HISTOGRAM, "seed": 0, "transforms": [{"kind": "cast"}], "aggregator": "median"}
+    other = synthetic_run(tmp_path / "other", [[0.9] * 4], merged_R=[0.9], name="first-other", **rest)
+    said = " ".join(outline(render({**arms, "other": [other]})).text)
+    assert "Own validation" in said
+    assert "dsgd · ring · median · cast" in said
+    assert "· 1 seed " in said
+    assert "dsgd · ring · 2 seeds" in said
+    assert f"by other, {units.size(250)} for each node" in said
+
+
+def test_figures_are_never_blown_up_and_none_stands_beside_a_gap(arms):
+    text = render(arms)
+    styles = re.findall(r'<figure class="(\w*)" style="--most: (\d+)px">', text)
+    assert len(styles) == text.count("<figure ")
+    assert all(int(most) <= 100 * 10 for _, most in styles)
+    for section in ("Learning", "The nodes and their data"):
+        inside = text.partition(f"<h2>{section}</h2>")[2].partition("</section>")[0]
+        rows = "".join("w" if wide else "h" for wide in re.findall(r'<figure class="(\w*)"', inside))
+        assert re.fullmatch("(w|hh)+", rows)
+
+
+def test_a_run_that_repeats_a_seed_changes_no_row(arms, tmp_path):
+    again = synthetic_run(tmp_path / "again", [[0.1] * 4] * 3, name="first-ring", seed=0)
+    assert again.record["digest"] == arms["ring"][0].record["digest"]
+    assert render({**arms, "ring": [*arms["ring"], again]}) == render(arms)
+
+
 def test_many_arms_are_all_in_the_table_and_the_best_in_the_figures(arms):
     many = {f"arm{i}": arms["ring" if i else "alone"][:1] for i in range(9)}
     text = render(many)

@@ -11,8 +11,8 @@
     [sweep]                             # a grid over any keys, for `gossamer sweep`
     "learner.lr" = [0.1, 0.01]
 
-A difference is merged key by key; a table of another `kind` replaces what was there, since its fields are others.
-Importing this module loads no plug.
+A difference is merged key by key. A table of another `kind` replaces what was there, since its fields are others; what
+every kind of a family has (a learner's batch size, a topology's weights) is kept. Importing this module loads no plug.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import functools
 import itertools
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from gossamer.errors import ExperimentError
 
@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pydantic import BaseModel
+
     from gossamer.experiment import Experiment
 
 Table = dict[str, Any]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+OF_ITS_KIND = frozenset({"kind", "file", "lr", "weight_decay"})
+"""Fields of a family that another kind does not take over: the right rate of one learner is wrong for another."""
 
 
 def load_arms(path: str | Path, settings: Sequence[str] = ()) -> dict[str, Experiment]:
@@ -76,7 +80,11 @@ def read_file(path: str | Path) -> tuple[Table, dict[str, Table], dict[str, list
     """
     from gossamer.experiment import parse_toml, read_text
 
-    base = parse_toml(read_text(path))
+    text = read_text(path)
+    try:
+        base = parse_toml(text)
+    except ExperimentError as error:
+        raise ExperimentError(f"{path}: {error}") from None
     arms = base.pop("arms", {})
     sweep = base.pop("sweep", {})
     if not isinstance(arms, dict):
@@ -105,21 +113,31 @@ def expand(
     """
     axes = {key: values for key, values in sweep.items() if key != "seed"}
     seeds = list(seeds) or list(sweep.get("seed", []))
+    if repeated := [seed for i, seed in enumerate(seeds) if seed in seeds[:i]]:
+        raise ExperimentError(f"seed {repeated[0]} is given twice; the same seed gives the same run again")
     expanded: dict[str, list[Experiment]] = {}
     for arm, experiment in arms.items():
-        for point in itertools.product(*axes.values()):
-            table = experiment.to_dict()
-            words = []
-            for key, value in zip(axes, point, strict=True):
-                words.append(_short_key(key, value, axes) + _short_value(value))
-                table = merge(table, _nested(key, value), "-".join([arm, *words]))
-            table["name"] = "-".join([experiment.name, *words])
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            words = [_short_key(key, value, axes) + _short_value(value) for key, value in point.items()]
             # The one arm of a file without arms has the experiment's name, which tells nothing here.
             label = "-".join(words if words and arm == experiment.name else [arm, *words])
             if label in expanded:
                 raise ExperimentError(f"sweep: two points of the grid have the name '{label}'; remove the double value")
+            table = {**_at(experiment, point, label), "name": "-".join([experiment.name, *words])}
             expanded[label] = [_experiment({**table, "seed": seed}, label) for seed in seeds or [experiment.seed]]
     return expanded
+
+
+def _at(experiment: Experiment, point: Table, label: str) -> Table:
+    """The table of an experiment at a point of the grid. Raises ExperimentError that names the keys at fault."""
+    base = experiment.to_dict()
+    table = functools.reduce(lambda table, key: merge(table, _nested(key, point[key]), label), point, base)
+    if error := _error(table):
+        alone = {key: merge(base, _nested(key, value), label) for key, value in point.items()}
+        at_fault = "".join(f'sweep."{key}": ' for key in alone if _error(alone[key]))
+        raise ExperimentError(f"arm '{label}': {at_fault}{error}")
+    return table
 
 
 def apply(table: Table, setting: str) -> Table:
@@ -129,6 +147,10 @@ def apply(table: Table, setting: str) -> Table:
     """
     key, equals, text = setting.partition("=")
     key, text = key.strip(), text.strip()
+    if key.partition(".")[0] == "arms":
+        raise ExperimentError(
+            f"--set {setting}: --set changes every arm (--set learner.lr=0.05); for one, edit the file"
+        )
     if not equals or not key or not all(key.split(".")):
         raise ExperimentError(f"--set {setting}: write key=value, e.g. --set learner.lr=0.05")
     try:
@@ -143,22 +165,64 @@ def apply(table: Table, setting: str) -> Table:
 def merge(base: Table, differences: Table, arm: str = "") -> Table:
     """`base` with `differences` put over it, table by table; neither is changed.
 
-    Keys may be dotted. A table of another `kind` or `file` replaces; one without a kind keeps the kind that was there
-    (also where that was written as a bare string, or is the experiment's default).
+    Keys may be dotted. A table of another `kind` or `file` replaces, but keeps what every kind of the family has; one
+    without a kind keeps the kind that was there (also where that was written as a bare string, or is the experiment's
+    default).
     """
     merged = copy.deepcopy(base)
     for key, value in _undotted(differences).items():
         before = merged.get(key)
         if isinstance(before, str) and isinstance(value, dict):
             before = {"kind": before}
+        if isinstance(before, dict) and isinstance(value, str) and _family(key):
+            value = {"kind": value}
         if isinstance(before, list) and isinstance(value, dict):
             place = f"arm '{arm}': " if arm else ""
             raise ExperimentError(f"{place}'{key}' is a list: give the whole list")
-        if isinstance(before, dict) and isinstance(value, dict) and not _other_kind(before, value):
-            merged[key] = merge(before, value, arm)
-        else:
+        if not (isinstance(before, dict) and isinstance(value, dict)):
             merged[key] = copy.deepcopy(value)
+        elif _other_kind(before, value):
+            merged[key] = copy.deepcopy({**value, **_kept(key, before, value)})
+        else:
+            merged[key] = merge(before, value, arm)
     return merged
+
+
+def _kept(key: str, before: Table, value: Table) -> Table:
+    """What the choice `key` keeps of the table `before` when it gets another kind, in the table `value`.
+
+    That is what the base class of its family defines, but for OF_ITS_KIND and what `value` itself gives.
+    """
+    family = _family(key)
+    left = OF_ITS_KIND | value.keys() | ({"epochs", "steps"} if value.keys() & {"epochs", "steps"} else set())
+    return {name: old for name, old in before.items() if family and name in family.model_fields and name not in left}
+
+
+def _family(key: str) -> type[BaseModel] | None:
+    """The base class of a choice of the experiment, e.g. Learner for 'learner'; None where the key is no choice."""
+    from gossamer.experiment import Experiment
+
+    field = Experiment.model_fields.get(key)
+    annotation: Any = field.annotation if field else None
+    if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0].__origin__
+    return annotation if hasattr(annotation, "model_fields") else None
+
+
+def in_words(key: str, table: Table) -> str:
+    """A choice of an experiment in words: its kind and what is set otherwise than by default."""
+    from gossamer.plugs import discover
+
+    family: Any = _family(key)
+    cls = discover(family).get(table["kind"], family)
+    told = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in sorted(table.items())
+        if name not in ("kind", "file", "weights", "participation")
+        and isinstance(value, (int, float, str))
+        and not (name in cls.model_fields and value == cls.model_fields[name].default)
+    ]
+    return str(table["kind"]) + (f" ({', '.join(told)})" if told else "")
 
 
 def _other_kind(before: Table, value: Table) -> bool:
@@ -175,6 +239,15 @@ def _experiment(table: Table, arm: str) -> Experiment:
         return Experiment.from_dict(table)
     except ExperimentError as error:
         raise ExperimentError(f"arm '{arm}': {error}" if arm else str(error)) from None
+
+
+def _error(table: Table) -> str:
+    """What is wrong with the table of an experiment; empty for nothing."""
+    try:
+        _experiment(table, "")
+    except ExperimentError as error:
+        return str(error)
+    return ""
 
 
 def _nested(key: str, value: Any) -> Table:

@@ -5,6 +5,7 @@ Pure functions over runs: an *arm* is a list of runs that differ in the seed onl
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from gossamer.experiment import WITHOUT_EFFECT
+
 if TYPE_CHECKING:
     from gossamer.runs import Run
 
 Array = np.ndarray[Any, Any]
 Over = Literal["rounds", "bytes", "seconds"]
+ASIDE = frozenset({"seed", *WITHOUT_EFFECT})
+"""Keys of an experiment in which the runs of one arm may differ: the seed, and what changes no result."""
 PHASES = ("train", "exchange", "merge", "evaluate", "checkpoint")
 
 
@@ -113,6 +118,7 @@ class Band:
 
 def band(runs: Sequence[Run], metric: str = "test_accuracy", over: Over = "rounds") -> Band:
     """Mean and range over seeds at the rounds that all runs evaluated; x is the mean over seeds too."""
+    runs = distinct(runs)
     curves = [curve(run, metric) for run in runs]
     common = curves[0].rounds
     for one in curves[1:]:
@@ -133,10 +139,21 @@ class Reach:
     bytes: Estimate | None
     seconds: Estimate | None
 
+    def seeds_in_words(self) -> str:
+        """' (2 of 3 seeds)' where not all of them reached the target, else nothing."""
+        return "" if self.reached == self.seeds else f" ({self.reached} of {self.seeds} seeds)"
+
+    def rounds_in_words(self) -> str:
+        """'12 rounds', with one decimal where the mean over seeds is no whole number; 'not reached'."""
+        if self.rounds is None:
+            return "not reached"
+        count = f"{self.rounds.mean:,.1f}".removesuffix(".0")
+        return f"{count} round{'' if count == '1' else 's'}"
+
 
 def reach(runs: Sequence[Run], target: float, metric: str = "test_accuracy") -> Reach:
     """Rounds, bytes and seconds until the metric is first measured at `target` or better."""
-    spent = []
+    spent, runs = [], distinct(runs)
     for one in (curve(run, metric) for run in runs):
         hits = np.flatnonzero(one.values >= target)
         if len(hits):
@@ -166,8 +183,8 @@ class Row:
 
 
 def rows(arms: Mapping[str, Sequence[Run]], target: float | None = None) -> list[Row]:
-    """One row for each arm, in the order given."""
-    return [_row(arm, runs, target) for arm, runs in arms.items()]
+    """One row for each arm, in the order given; a run that repeats a seed does not count."""
+    return [_row(arm, distinct(runs), target) for arm, runs in arms.items()]
 
 
 def _row(arm: str, runs: Sequence[Run], target: float | None) -> Row:
@@ -195,22 +212,37 @@ def _number(value: object) -> float:
 
 
 def group(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Runs as arms: those whose experiments differ in the seed only belong together.
+    """Runs as arms: those whose experiments differ in the seed only (and in ASIDE) belong together.
 
     An arm is named after its experiment, without the part that all names share up to a hyphen; a number tells apart
     different experiments of one name.
     """
     arms: dict[str, list[Run]] = {}
     for run in runs:
-        arms.setdefault(run.experiment.replace(seed=0).digest() + run.experiment.name, []).append(run)
-    names = _shortened([members[0].experiment.name for members in arms.values()])
+        table = {key: value for key, value in run.record["experiment"].items() if key not in ASIDE}
+        arms.setdefault(json.dumps([run.name, table], sort_keys=True), []).append(run)
+    names = _shortened([members[0].name for members in arms.values()])
     grouped: dict[str, list[Run]] = {}
     for name, members in zip(names, arms.values(), strict=True):
         label, number = name, 2
         while label in grouped:
             label, number = f"{name} ({number})", number + 1
-        grouped[label] = sorted(members, key=lambda run: run.experiment.seed)
+        grouped[label] = sorted(members, key=lambda run: run.seed)
     return grouped
+
+
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """The runs without those that repeat another's experiment and seed, which says nothing new."""
+    repeats = [run for run, _ in repeated(runs)]
+    return [run for run in runs if run not in repeats]
+
+
+def repeated(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """(run, what it repeats) for each run with the experiment and seed of another: the first, or the first finished."""
+    first: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: run.record["status"] != "finished"):
+        first.setdefault(run.record["digest"], run)
+    return [(run, first[run.record["digest"]]) for run in runs if run is not first[run.record["digest"]]]
 
 
 def _shortened(names: list[str]) -> list[str]:

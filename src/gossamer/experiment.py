@@ -39,6 +39,9 @@ from gossamer.topologies import Topology
 from gossamer.topologies.server import Server
 from gossamer.transforms import Transform
 
+WITHOUT_EFFECT = ("name", "backend", "workers", "checkpoint", "data_folder")
+"""Keys of an experiment that change no result: what it is called, where and how fast it runs."""
+
 
 class Section(BaseModel):
     """Base of the plain tables of an experiment."""
@@ -212,7 +215,7 @@ class Experiment(Section):
     def digest(self) -> str:
         """A hash of all that determines the result (not of the name, where or how fast it runs)."""
         table = self.to_dict()
-        for key in ("name", "backend", "workers", "checkpoint", "data_folder"):
+        for key in WITHOUT_EFFECT:
             table.pop(key, None)
         return hashlib.blake2b(json.dumps(table, sort_keys=True).encode(), digest_size=16).hexdigest()
 

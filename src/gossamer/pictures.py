@@ -5,7 +5,7 @@ N nodes, C classes; `histogram_NC[i, c]` counts the training items of class c at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from gossamer.runs import Run
+
 Array = np.ndarray[Any, Any]
 
 CLASS_HUES = (
@@ -24,6 +26,33 @@ CLASS_HUES = (
 """Paul Tol's muted scheme, its two darkest colours lifted so that they also show on a dark page."""
 FEW = 48
 """Up to this many nodes each is drawn for itself; more are drawn as a mass."""
+
+
+def world(arms: Mapping[str, Sequence[Run]]) -> list[tuple[Figure, str]]:
+    """A picture and what it shows for each different split and graph, of the first seed of the arms that have it."""
+    splits: dict[str, list[str]] = {}
+    graphs: dict[str, list[str]] = {}
+    for arm, runs in arms.items():
+        record = runs[0].record
+        if record["histogram"]:
+            splits.setdefault(str(record["histogram"]), []).append(arm)
+        if record["edges"] and record["world"] == "graph":
+            graphs.setdefault(str(record["edges"]), []).append(arm)
+    drawn = []
+    for members in splits.values():
+        record = arms[members[0]][0].record
+        whose = "" if len(splits) == 1 else f" Arms: {', '.join(members)}."
+        form = "stacked by class" if record["nodes"] > FEW else "of each class; the area is the number"
+        note = f"Training items of each node, {form}.{whose}"
+        drawn.append((partition(record["histogram"], record["classes"], record["names"]), note))
+    for members in graphs.values():
+        record = arms[members[0]][0].record
+        name = record["experiment"]["topology"]["kind"].replace("_", " ")
+        many = record["nodes"] > FEW
+        form = "colour shows its most frequent class" if many else "pie shows its classes, its size its items"
+        note = f"Who hears whom in the first round; a node's {form}. Arms: {', '.join(members)}."
+        drawn.append((graph(record["edges"], record["nodes"], record["histogram"], name), note))
+    return drawn
 
 
 def class_colours(classes: int) -> list[str]:

@@ -21,7 +21,7 @@ from gossamer.memory import proportional_set_size
 from gossamer.methods import Context
 from gossamer.mixing import describe, edges_of
 from gossamer.randomness import generator
-from gossamer.training import EVALUATION_BATCH
+from gossamer.training import evaluation_batch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -198,7 +198,7 @@ def _memory(
     model += 2 * sum(size.values())
     batch = experiment.learner.batch_size
     trained, _ = _activations(module, shards, batch)
-    _, measured = _activations(module, shards, EVALUATION_BATCH)
+    _, measured = _activations(module, shards, evaluation_batch(tuple(shards.inputs.shape[1:])))
     work = max(3 * trained, 3 * measured)
     parts = {
         "interpreter": base,

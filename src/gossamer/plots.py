@@ -98,14 +98,14 @@ def curves(
     its last value is a dotted horizontal line there.
     """
     figure, ax = blank(width, 3.8)
-    seeds = 1
+    seeds: set[int] = set()
     ends = []
     look = look or looks(list(arms))
     for arm, runs in arms.items():
         drawn, (colour, dash) = band(runs, metric, over), look[arm]
         if not len(drawn.x):
             continue
-        seeds = max(seeds, drawn.seeds)
+        seeds.add(drawn.seeds)
         if over == "bytes" and not drawn.x.any():
             dots = {"linestyle": (0, (1, 2)), "linewidth": 1.8}
             ax.axhline(drawn.mean[-1], color=colour, label=f"{arm} (sends nothing)", **dots)
@@ -118,7 +118,8 @@ def curves(
     for x, y, colour in ends:
         ax.plot(x, y, "o", color=colour, markersize=5, markeredgecolor=SURFACE, markeredgewidth=1, zorder=5)
     what = TITLES.get(metric, metric.replace("_", " ")) + OVER[over]
-    title(ax, what, f"mean and range of {seeds} seeds" if seeds > 1 else "")
+    of = f"{max(seeds)} seeds" if len(seeds) == 1 else "the seeds of each"
+    title(ax, what, f"mean and range of {of}" if max(seeds, default=1) > 1 else "")
     _scale(ax, metric)
     ax.set_xlabel(AXES[over])
     _scale_x(ax, over, [x for x, _, _ in ends])

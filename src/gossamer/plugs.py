@@ -78,7 +78,7 @@ class Choice:
             if not isinstance(value, dict):
                 if isinstance(value, type) and issubclass(value, base):
                     text = "{name} is a class: pass an instance, {name}()"
-                    raise PydanticCustomError("plug_class", text, {"name": value.__name__})  # type: ignore[arg-type]
+                    raise PydanticCustomError("plug_class", text, {"name": value.__name__})
                 adopted = base.adopt(value)
                 if adopted is None:
                     raise PydanticCustomError(

@@ -10,9 +10,11 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import tomli_w
+
 import gossamer
 from gossamer import compare, pictures, plots, units
-from gossamer.arms import flattened
+from gossamer.arms import flattened, in_words
 from gossamer.embedding import embedded
 
 if TYPE_CHECKING:
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from gossamer.compare import Estimate, Reach, Row
     from gossamer.runs import Run
 
+SCALE = 100
+"""Largest number of pixels for an inch of a figure, so that letters are not blown up."""
+HALF = 6.4
+"""Width in inches up to which two figures stand side by side."""
 MOST = 8
 """Arms drawn in figures; of more, the best ones, which the report says."""
 
@@ -39,6 +45,7 @@ def write_report(runs: Mapping[str, Sequence[Run]], path: str | Path, target: fl
 
 def render(arms: Mapping[str, Sequence[Run]], target: float | None = None) -> str:
     """The report as HTML text: inline style and figures, no request to anywhere."""
+    arms = {arm: compare.distinct(runs) for arm, runs in arms.items()}
     rows = compare.rows(arms, target)
     look = plots.looks(list(arms))
     best = sorted(rows, key=lambda row: -_mean(row.accuracy))
@@ -52,7 +59,7 @@ def render(arms: Mapping[str, Sequence[Run]], target: float | None = None) -> st
         cards=_cards(rows, best[0], arms),
         results=_results(rows, best[0], arms, look, target),
         curves=_curves(drawn, look, target, len(arms)),
-        world=_world(drawn),
+        world=_laid_out(pictures.world(drawn)),
         experiment=_experiments(arms),
         environment=_environment(arms),
         footer=f"Written by Gossamer {gossamer.__version__}. Accuracies lie between 0 and 1; ± is half of the 95 % "
@@ -66,28 +73,17 @@ def _mean(estimate: Estimate | None) -> float:
 
 def title(arms: Mapping[str, Sequence[Run]]) -> str:
     """What the names of all experiments share, up to a hyphen; 'comparison' if nothing."""
-    names = [runs[0].experiment.name.split("-") for runs in arms.values()]
+    names = [runs[0].name.split("-") for runs in arms.values()]
     shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, itertools.zip_longest(*names))
     return "-".join(parts[0] for parts in shared) or "comparison"
 
 
-def _plug(plug: Any) -> str:
-    """A choice in words: its kind and what was set otherwise than by default."""
-    default = type(plug).model_fields
-    told = [
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name in plug.model_fields_set - {"kind", "file", "weights", "participation"}
-        if isinstance(value := getattr(plug, name), (int, float, str)) and value != default[name].default
-    ]
-    return str(plug.kind).replace("_", " ") + (f" ({', '.join(sorted(told))})" if told else "")
-
-
 def _lede(arms: Mapping[str, Sequence[Run]], run: Run) -> str:
-    experiment, record = run.experiment, run.record
-    seeds = {one.experiment.seed for runs in arms.values() for one in runs}
-    parts = [f"<b>{record['nodes']} nodes</b> learn <b>{html.escape(experiment.data.kind)}</b>"]
-    parts.append(f"split by {html.escape(_plug(experiment.partition))},")
-    parts.append(f"with a model of {units.count(record['parameters'])} parameters, over {experiment.rounds} rounds")
+    record, asked = run.record, run.record["experiment"]
+    seeds = {one.seed for runs in arms.values() for one in runs}
+    parts = [f"<b>{record['nodes']} nodes</b> learn <b>{html.escape(asked['data']['kind'])}</b>"]
+    parts.append(f"split by {html.escape(in_words('partition', asked['partition']).replace('_', ' '))},")
+    parts.append(f"with a model of {units.count(record['parameters'])} parameters, over {asked['rounds']} rounds")
     arms_text = f"{len(arms)} arms, " if len(arms) > 1 else ""
     return " ".join(parts) + f". {arms_text}{len(seeds)} seed{'s' if len(seeds) > 1 else ''}.".capitalize()
 
@@ -102,7 +98,7 @@ def warnings_of(run: Run) -> list[str]:
     """The warnings among the run's events, and one if it has not finished."""
     texts = [str(event["text"]) for event in run.events if event["event"] == "warning"]
     if run.record["status"] != "finished":
-        texts.append(f"seed {run.experiment.seed} has not finished (status: {run.record['status']})")
+        texts.append(f"seed {run.seed} has not finished (status: {run.record['status']})")
     return texts
 
 
@@ -117,7 +113,8 @@ def _cards(rows: Sequence[Row], best: Row, arms: Mapping[str, Sequence[Run]]) ->
         cards.append(("Worst node", units.fraction(best.worst.mean), f"of {html.escape(best.arm)}"))
     if best.bytes:
         per_node = best.bytes.mean / arms[best.arm][0].record["nodes"]
-        cards.append(("Sent", units.size(best.bytes.mean), f"{units.size(per_node)} for each node"))
+        whose = f"by {html.escape(best.arm)}, " if several else ""
+        cards.append(("Sent", units.size(best.bytes.mean), f"{whose}{units.size(per_node)} for each node"))
     seconds = sum(run.record["seconds"] for runs in arms.values() for run in runs)
     cards.append(("Time", units.duration(seconds), "all runs together" if several else f"{best.rounds} rounds"))
     return "".join(
@@ -145,20 +142,20 @@ def _results(
     look: Mapping[str, plots.Look],
     target: float | None,
 ) -> str:
-    heads = ["Test accuracy", "Worst node", "Merged model", "Sent", "Time"]
+    heads = ["Test accuracy", "Worst node", "Merged model", "Own validation", "Sent", "Time"]
+    differ = len({row.seeds for row in rows}) > 1
     if target is not None:
         heads.append(f"To reach {target:g}")
     body = []
     for row in rows:
-        experiment = arms[row.arm][0].experiment
         hue = f"var(--h{plots.HUES.index(look[row.arm].colour)})"
-        where = "" if arms[row.arm][0].record["world"] == "alone" else f" · {_plug(experiment.topology)}"
-        told = _plug(experiment.method) + where
+        told = _choices(arms[row.arm][0]) + (f" · {row.seeds} seed{'s' if row.seeds > 1 else ''}" if differ else "")
         share = 100 * max(0.0, min(1.0, row.accuracy.mean)) if row.accuracy else 0
         cells = [
             f'{_estimate(row.accuracy)}<span class="bar"><i style="width:{share:.1f}%;background:{hue}"></i></span>',
             _estimate(row.worst),
             _estimate(row.merged),
+            _estimate(row.validation),
             units.size(row.bytes.mean) if row.bytes else units.NONE,
             units.duration(row.seconds.mean) if row.seconds else units.NONE,
         ]
@@ -175,13 +172,24 @@ def _results(
     return f'<div class="panel"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
+def _choices(run: Run) -> str:
+    """What makes an arm: method, graph, and the aggregator and transforms where there are such."""
+    asked = run.record["experiment"]
+    told = [in_words("method", asked["method"])]
+    if run.record["world"] != "alone":
+        told.append(in_words("topology", asked["topology"]))
+    if asked["aggregator"]["kind"] != "mean":
+        told.append(in_words("aggregator", asked["aggregator"]))
+    told += [in_words("transforms", part) for part in asked["transforms"]]
+    return " · ".join(told).replace("_", " ")
+
+
 def _reached(reach: Reach) -> str:
     """What it took to reach the target, and by how many seeds where not by all."""
-    if not (reach.rounds and reach.bytes and reach.seconds):
-        return f"not reached{_sub('')}"
-    some = "" if reach.reached == reach.seeds else f" ({reach.reached} of {reach.seeds} seeds)"
-    spent = f"{units.size(reach.bytes.mean)}, {units.duration(reach.seconds.mean)}{some}"
-    return f"{reach.rounds.mean:.4g} rounds{_sub(spent)}"
+    if not (reach.bytes and reach.seconds):
+        return f"{reach.rounds_in_words()}{_sub('')}"
+    spent = f"{units.size(reach.bytes.mean)}, {units.duration(reach.seconds.mean)}{reach.seeds_in_words()}"
+    return f"{reach.rounds_in_words()}{_sub(spent)}"
 
 
 def _sub(text: str) -> str:
@@ -193,56 +201,40 @@ def _curves(arms: Mapping[str, Sequence[Run]], look: Mapping[str, plots.Look], t
     own = {arm: runs for arm, runs in arms.items() if runs[0].own_models}
     distances = {arm: runs for arm, runs in own.items() if runs[0].record["world"] == "graph"}
     note = "After each round: the mean over the nodes' own models, or the one model of a server." + only
-    figures = [_figure(plots.curves(arms, target=target, look=look, width=10), note, "wide")]
+    figures = [(plots.curves(arms, target=target, look=look, width=10), note)]
     if any(run.summary()["bytes"] for runs in arms.values() for run in runs):
         note = "The same accuracy over what all nodes (and the server) had sent by then."
-        figures.append(_figure(plots.curves(arms, over="bytes", look=look), note))
-    figures.append(_figure(plots.curves(arms, "train_loss", look=look), "Mean over the nodes that trained in a round."))
+        figures.append((plots.curves(arms, over="bytes", look=look), note))
+    figures.append((plots.curves(arms, "train_loss", look=look), "Mean over the nodes that trained in a round."))
     if distances:
         note = "Mean squared distance of the nodes' models from their average."
-        figures.append(_figure(plots.curves(distances, "consensus_distance", look=look), note))
-    if own:
-        note = "How far the nodes lie apart at the end, all seeds together."
-        figures.append(_figure(plots.nodes(arms, look=look), note))
-    figures.append(_figure(plots.phases(arms), "Seconds of each phase over all rounds, mean over seeds."))
-    return "".join(figures)
+        figures.append((plots.curves(distances, "consensus_distance", look=look), note))
+    if own and (dots := plots.nodes(arms, look=look)):
+        figures.append((dots, "How far the nodes lie apart at the end, all seeds together."))
+    figures.append((plots.phases(arms), "Seconds of each phase over all rounds, mean over seeds."))
+    return _laid_out(figures)
 
 
-def _world(arms: Mapping[str, Sequence[Run]]) -> str:
-    """One picture for each different split and graph, of the first seed of the arms that have it."""
-    splits: dict[str, list[str]] = {}
-    graphs: dict[str, list[str]] = {}
-    for arm, runs in arms.items():
-        record = runs[0].record
-        if record["histogram"]:
-            splits.setdefault(str(record["histogram"]), []).append(arm)
-        if record["edges"] and record["world"] == "graph":
-            graphs.setdefault(str(record["edges"]), []).append(arm)
-    figures = []
-    for members in splits.values():
-        record = arms[members[0]][0].record
-        drawn = pictures.partition(record["histogram"], record["classes"], record["names"])
-        whose = "" if len(splits) == 1 else f" Arms: {', '.join(members)}."
-        form = "stacked by class" if record["nodes"] > pictures.FEW else "of each class; the area is the number"
-        figures.append(_figure(drawn, f"Training items of each node, {form}.{whose}", "wide"))
-    for members in graphs.values():
-        run = arms[members[0]][0]
-        many, name = run.record["nodes"] > pictures.FEW, run.experiment.topology.kind.replace("_", " ")
-        drawn = pictures.graph(run.record["edges"], run.record["nodes"], run.record["histogram"], name)
-        form = "colour shows its most frequent class" if many else "pie shows its classes, its size its items"
-        note = f"Who hears whom in the first round; a node's {form}. Arms: {', '.join(members)}."
-        figures.append(_figure(drawn, note))
-    return "".join(figures)
+def _laid_out(figures: Sequence[tuple[Figure, str]]) -> str:
+    """Figures with their captions in two columns; one that is wide, or would stand alone in its row, takes both."""
+    texts, i = [], 0
+    while i < len(figures):
+        pair = figures[i : i + 2]
+        together = len(pair) == 2 and all(figure.get_figwidth() <= HALF for figure, _ in pair)
+        row = pair if together else pair[:1]
+        texts += [_figure(figure, note, "" if together else "wide") for figure, note in row]
+        i += len(row)
+    return "".join(texts)
 
 
-def _figure(figure: Figure | None, note: str, style: str = "") -> str:
-    if figure is None:
-        return ""
-    return f'<figure class="{style}">{embedded(figure, note)}<figcaption>{html.escape(note)}</figcaption></figure>'
+def _figure(figure: Figure, note: str, style: str) -> str:
+    most = f"--most: {SCALE * figure.get_figwidth():.0f}px"
+    caption = f"<figcaption>{html.escape(note)}</figcaption>"
+    return f'<figure class="{style}" style="{most}">{embedded(figure, note)}{caption}</figure>'
 
 
 def _experiments(arms: Mapping[str, Sequence[Run]]) -> str:
-    tables = {arm: flattened(runs[0].experiment.to_dict()) for arm, runs in arms.items()}
+    tables = {arm: flattened(runs[0].record["experiment"]) for arm, runs in arms.items()}
     keys = dict.fromkeys(key for table in tables.values() for key in table if key != "name")
     differing = [key for key in keys if len({str(table.get(key)) for table in tables.values()}) > 1]
     parts = []
@@ -260,7 +252,7 @@ def _experiments(arms: Mapping[str, Sequence[Run]]) -> str:
         )
         parts.append("<h3>Complete, as files that can be run</h3>")
     parts += [
-        f"<details><summary>{html.escape(arm)}</summary><pre>{html.escape(runs[0].experiment.to_toml())}</pre></details>"
+        f"<details><summary>{html.escape(arm)}</summary><pre>{html.escape(tomli_w.dumps(runs[0].record['experiment']))}</pre></details>"
         for arm, runs in arms.items()
     ]
     return "".join(parts)

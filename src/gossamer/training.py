@@ -29,8 +29,13 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-EVALUATION_BATCH = 512
-"""Items of a batch when a model is measured."""
+EVALUATION_NUMBERS = 400_000
+"""Input numbers of a batch when models are measured: 510 images of 28x28, 130 of 3x32x32."""
+
+
+def evaluation_batch(shape: tuple[int, ...]) -> int:
+    """Items of a batch when models are measured, from the shape of one: bounded, so that memory is."""
+    return max(16, EVALUATION_NUMBERS // max(1, math.prod(shape)))
 
 
 def batches(seed: int, node: int, round: int, items: int, learner: Learner, steps: int | None = None) -> list[Array]:
@@ -306,13 +311,13 @@ class Trainer:
             accuracy=correct / seen if seen else math.nan,
         )
 
-    def measure(self, inputs: Tensor, labels: Tensor, classes: int, chunk: int = EVALUATION_BATCH) -> Counts:
+    def measure(self, inputs: Tensor, labels: Tensor, classes: int) -> Counts:
         """Counts of the model in the resident module on these items, without changing it (evaluation mode)."""
         import torch
         from torch.nn.functional import cross_entropy
 
         module = self.resident.module.eval()
-        counts = Counts.none(classes)
+        counts, chunk = Counts.none(classes), evaluation_batch(tuple(inputs.shape[1:]))
         with torch.inference_mode():
             for start in range(0, len(labels), chunk):
                 target = labels[start : start + chunk].flatten()

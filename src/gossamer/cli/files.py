@@ -11,12 +11,13 @@ from gossamer.cli.output import File, Json, Settings, console, emit, say, table
 from gossamer.errors import ExperimentError
 
 if TYPE_CHECKING:
+    from gossamer.learners import Learner
     from gossamer.planning import Plan
 
 app = typer.Typer()
 
-SHOWN = 24
-"""Nodes whose neighbours are listed; --json has all."""
+FEW = 12
+"""Up to this many nodes the neighbours of each are listed, of more only those of the first four; --json has all."""
 
 
 @app.command(epilog="Example:\n\n  gossamer new my_experiment.toml")
@@ -63,7 +64,8 @@ def validate(file: File, set_: Settings = None, json: Json = False) -> None:
         )
         return
     points = f", {len(grid)} points to sweep" if len(grid) > len(arms) else ""
-    print(f"{file} is valid: {len(arms)} arm{'s' if len(arms) != 1 else ''} ({', '.join(arms)}){points}")
+    told = f"{len(arms)} arm{'s' if len(arms) != 1 else ''} ({', '.join(arms)}){points}"
+    print(f"{file} is valid: {told}; data was not looked at (gossamer plan does)")
 
 
 @app.command(epilog="Example:\n\n  gossamer plan examples/first.toml --set nodes=100")
@@ -86,20 +88,25 @@ def plan(file: File, set_: Settings = None, json: Json = False) -> None:
 def _facts(one: Plan) -> list[list[str]]:
     """What a plan says, as lines of (what, value)."""
     from gossamer import units
+    from gossamer.arms import in_words
     from gossamer.units import count, size
 
     experiment, samples, graph = one.experiment, sorted(one.samples), one.graph
     frozen = f" ({count(one.trainable)} trained)" if one.trainable != one.parameters else ""
     rounds = f"{one.rounds}, {one.participants} of {one.nodes} nodes take part in each"
     memory = ", ".join(f"{part} {size(value)}" for part, value in one.memory_bytes.items() if part != "total" and value)
+    table = experiment.to_dict()
+    items = f"{samples[0]} training items each"
+    if samples[0] != samples[-1]:
+        items = f"{samples[0]} to {samples[-1]} training items (median {samples[len(samples) // 2]})"
     lines = [
         ["data", f"{experiment.data.kind}, split by {experiment.partition.kind}"],
-        [
-            "nodes",
-            f"{one.nodes}, with {samples[0]} to {samples[-1]} training items (median {samples[len(samples) // 2]})",
-        ],
+        ["nodes", f"{one.nodes}, with {items}"],
         ["model", f"{experiment.model.kind}, {count(one.parameters)} parameters{frozen}"],
-        ["method", f"{experiment.method.kind}, learner {experiment.learner.kind} (lr {experiment.learner.lr:g})"],
+        ["method", in_words("method", table["method"])],
+        ["learner", _local_work(experiment.learner)],
+        ["aggregator", in_words("aggregator", table["aggregator"])] if experiment.aggregator.kind != "mean" else [],
+        ["transforms", ", ".join(in_words("transforms", part) for part in table["transforms"])],
         ["rounds", rounds if one.participants < one.nodes else str(one.rounds)],
     ]
     if experiment.method.world == "alone":
@@ -116,8 +123,9 @@ def _facts(one: Plan) -> list[list[str]]:
         lines.append(["graph", f"{experiment.topology.kind}: {graph.edges} {links}, degree {degree}, {whole}"])
         lines.append(["mixing", f"{experiment.topology.weights}, {graph.stochasticity} stochastic, spectral gap {gap}"])
         hears = _hears(one)
-        told = [f"{node} hears {', '.join(map(str, others))}" for node, others in list(enumerate(hears))[:SHOWN]]
-        more = f"\n... and {len(hears) - SHOWN} more (--json has all)" if len(hears) > SHOWN else ""
+        shown = len(hears) if len(hears) <= FEW else 4
+        told = [f"{node} hears {', '.join(map(str, others))}" for node, others in enumerate(hears[:shown])]
+        more = f"\n... and {len(hears) - shown} more (--json has all)" if len(hears) > shown else ""
         lines.append(["who hears whom", "\n".join(told) + more])
     lines += [
         ["message", f"{size(one.message_bytes['up'])} up, {size(one.message_bytes['down'])} down"],
@@ -129,7 +137,15 @@ def _facts(one: Plan) -> list[list[str]]:
         ["memory", f"about {units.size(one.memory_bytes['total'])} at most: {memory}"],
         ["back end", one.backend],
     ]
-    return [line for line in lines if line]
+    return [line for line in lines if line and line[1]]
+
+
+def _local_work(learner: Learner) -> str:
+    """'sgd, lr 0.1, batches of 32, 1 epoch a round'."""
+    count, what = (learner.steps, "step") if learner.steps is not None else (learner.epochs, "epoch")
+    count = 1 if count is None else count
+    work = f"{count} {what}{'' if count == 1 else 's'} a round"
+    return f"{learner.kind}, lr {learner.lr:g}, batches of {learner.batch_size}, {work}"
 
 
 def _hears(one: Plan) -> list[list[int]]:

@@ -96,30 +96,32 @@ def arms_table(rows: Sequence[Row], target: float | None = None, title: str = ""
         return units.fraction(estimate.mean, estimate.half_width) if estimate else units.NONE
 
     best = max(rows, key=lambda row: row.accuracy.mean if row.accuracy else -1.0)
-    columns = ["arm", "test accuracy", "worst node", "merged model", "own validation", "sent", "time"]
+    seeds = {row.seeds for row in rows}
+    columns = ["arm", *(["seeds"] if len(seeds) > 1 else [])]
+    columns += ["test accuracy", "worst node", "merged model", "own validation", "sent", "time"]
     columns += [] if target is None else [f"to reach {target:g}"]
     lines = []
     for row in rows:
-        cells = [escape(row.arm), *map(shown, (row.accuracy, row.worst, row.merged, row.validation))]
+        cells = [escape(row.arm), *([str(row.seeds)] if len(seeds) > 1 else [])]
         cells += [
+            *map(shown, (row.accuracy, row.worst, row.merged, row.validation)),
             units.size(row.bytes.mean if row.bytes else None),
             units.duration(row.seconds.mean if row.seconds else None),
         ]
         if row.reach:
             cells.append(reached(row.reach))
         lines.append([f"[bold]{cell}[/]" if row is best and len(rows) > 1 else cell for cell in cells])
-    seeds = max(row.seeds for row in rows)
-    note = f"mean ± half of the 95 % interval, {seeds} seeds" if seeds > 1 else ""
-    spare = ["own validation", "merged model", "time", "sent"]
+    of = f", {max(seeds)} seeds" if len(seeds) == 1 else " over the seeds of each row"
+    note = f"mean ± half of the 95 % interval{of}" if max(seeds) > 1 else ""
+    spare = ["merged model", "time", "sent", "own validation"]
     return table(columns, lines, title=title or note, spare=spare)
 
 
 def reached(reach: Reach) -> str:
-    """What it took to reach a target: '12 rounds, 3.1 MB, 4.0 s', and how many seeds did where not all."""
+    """What it took to reach a target: '12 rounds, 3.10 MB, 4.0 s', and how many seeds did where not all."""
     from gossamer import units
 
-    if not (reach.rounds and reach.bytes and reach.seconds):
-        return "not reached"
-    some = "" if reach.reached == reach.seeds else f" ({reach.reached} of {reach.seeds} seeds)"
+    if not (reach.bytes and reach.seconds):
+        return reach.rounds_in_words()
     spent = f"{units.size(reach.bytes.mean)}, {units.duration(reach.seconds.mean)}"
-    return f"{reach.rounds.mean:.4g} rounds, {spent}{some}"
+    return f"{reach.rounds_in_words()}, {spent}{reach.seeds_in_words()}"

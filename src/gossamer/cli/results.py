@@ -80,7 +80,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "folder": run.folder,
         "status": run.record["status"],
         **{key: summary[key] for key in keys},
-        "of_rounds": run.experiment.rounds,
+        "of_rounds": run.record["experiment"]["rounds"],
         "disk_bytes": sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file()),
         "changed": changed,
     }
@@ -144,12 +144,18 @@ def compare(
 ) -> None:
     """Compare runs: means and intervals over seeds, what it took to reach a target, and overlaid curves.
 
-    Runs whose experiments differ in the seed only are one arm.
+    Runs whose experiments differ in the seed only are one arm; a run that repeats a seed is left out.
     """
-    from gossamer.compare import group, rows
+    from gossamer.compare import distinct, group, repeated, rows
 
+    if target is not None and not 0 < target <= 1:
+        raise RunError(f"--target {target:g}: give an accuracy above 0 and at most 1, e.g. --target 0.8")
     runs = opened(run_folders)
-    arms = group(runs)
+    grouped = group(runs)
+    for members in grouped.values():
+        for run, first in repeated(members):
+            say(f"warning: {run.folder} repeats seed {run.seed} of {first.folder}: left out")
+    arms = {arm: distinct(members) for arm, members in grouped.items()}
     place = out or runs[0].folder.parent / "compare.html"
     _draw(arms, place, target)
     compared = rows(arms, target)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.output import File, Json, Settings, arms_table, console, emit
+from gossamer.cli.output import File, Json, Settings, arms_table, console, emit, say
 from gossamer.cli.progress import progress
 from gossamer.errors import ExperimentError, GossamerError, Interrupted, NodeError
 
@@ -103,10 +103,15 @@ def resume(
 ) -> None:
     """Go on with an interrupted run from its last checkpoint; the result equals that of an uninterrupted run."""
     from gossamer.rounds import resume as go_on
+    from gossamer.runs import open_run
 
-    with progress(1) as shown:
-        done = go_on(run_folder, shown.listen(run_folder.name), backend=backend)
-    show({done.experiment.name: [done]}, done.report(), json)
+    if (run_folder / "record.json").is_file() and (done := open_run(run_folder)).record["status"] == "finished":
+        say(f"{run_folder} has already finished")
+    else:
+        with progress(1) as shown:
+            done = go_on(run_folder, shown.listen(run_folder.name), backend=backend)
+    arms = {done.name: [done]}
+    show(arms, _report(arms, run_folder.parent), json)
 
 
 def _play(
@@ -190,7 +195,7 @@ def show(arms: Mapping[str, Sequence[Run]], report: Path, json: bool, **more: An
     table = rows(arms)
     if json:
         of_runs = {
-            arm: [{"folder": run.folder, "seed": run.experiment.seed, **run.summary()} for run in runs]
+            arm: [{"folder": run.folder, "seed": run.seed, **run.summary()} for run in runs]
             for arm, runs in arms.items()
         }
         emit({"arms": [{**asdict(row), "runs": of_runs[row.arm]} for row in table], "report": report, **more})
