@@ -55,8 +55,11 @@ def stopper(after: int):  # type: ignore[no-untyped-def]
     return listen
 
 
-@pytest.mark.parametrize("backend", ["eager", "parallel"])
-def test_killed_at_a_random_moment_and_resumed(backend: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "attempts"),
+    [("eager", 2), ("parallel", 2), pytest.param("parallel", 15, marks=pytest.mark.slow)],
+)
+def test_killed_at_a_random_moment_and_resumed(backend: str, attempts: int, tmp_path: Path) -> None:
     experiment = small(
         rounds=60, method="dsgd", topology="ring", backend=backend, workers=2, checkpoint={"every": 1, "max_share": 1.0}
     )
@@ -64,7 +67,7 @@ def test_killed_at_a_random_moment_and_resumed(backend: str, tmp_path: Path) -> 
     (tmp_path / "e.toml").write_text(experiment.to_toml())
     script = "import sys, gossamer; gossamer.run(gossamer.Experiment.load(sys.argv[1]), sys.argv[2])"
     dice = random.Random()
-    for attempt in range(2):
+    for attempt in range(attempts):
         folder = tmp_path / f"killed{attempt}"
         process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "e.toml"), str(folder)])
         while not list(folder.glob("checkpoints/round-*")) and process.poll() is None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gossamer.mixing import GraphFacts
     from gossamer.preprocessing import Shards
 
-WORKER_BYTES = 30 * 2**20
+WORKER_BYTES = 20 * 2**20
 """Private memory of a forked worker beyond its model and activations: its heap, and the pages it touches (measured)."""
 
 
@@ -199,7 +199,7 @@ def _memory(
     batch = experiment.learner.batch_size
     trained, _ = _activations(module, shards, batch)
     _, measured = _activations(module, shards, evaluation_batch(tuple(shards.inputs.shape[1:])))
-    work = max(3 * trained, 3 * measured)
+    work = max(3 * trained, 4 * measured)
     parts = {
         "interpreter": base,
         "data": _data_bytes(shards),

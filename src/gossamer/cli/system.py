@@ -103,11 +103,6 @@ def _machine(folder: Path) -> list[Check]:
     if memory:
         free = f"{units.size(memory['MemAvailable'])} of {units.size(memory['MemTotal'])} free"
         checks.append(("memory", memory["MemAvailable"] > 500e6, free))
-    shared = Path("/dev/shm")
-    if shared.is_dir():
-        room = shutil.disk_usage(shared)
-        found = f"{units.size(room.free)} of {units.size(room.total)} free (the parallel back end keeps rows there)"
-        checks.append(("shared memory", room.free > 64e6, found))
     place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     room = shutil.disk_usage(place)
     writable = os.access(place, os.W_OK)

@@ -71,7 +71,7 @@ def _at_server(federation: Federation, result: Round, folds: dict[str, Fold], pa
     weights = [outcome.weight for outcome in result.outcomes]
     total = float(sum(weights))
     if total <= 0:
-        raise ExperimentError(f"round {round}: the weights of all participants are zero; use weighting = 'uniform'")
+        raise ExperimentError(f"round {round + 1}: the weights of all participants are zero; use weighting = 'uniform'")
     if federation.folds:
         fields = {name: fold.mean() for name, fold in folds.items()}
     else:
