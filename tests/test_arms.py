@@ -259,3 +259,17 @@ def test_the_first_example_has_its_four_arms_and_a_valid_grid():
     same = [{**one.to_dict(), "name": "", "method": "", "topology": ""} for one in arms.values()]
     assert all(table == same[0] for table in same), "the arms differ in who talks to whom, and in nothing else"
     assert len(expand(arms, load_sweep(path))) % len(arms) == 0
+
+
+def test_a_kind_is_chosen_before_its_fields_are_set_and_steps_replace_epochs(tmp_path: Path) -> None:
+    file = tmp_path / "e.toml"
+    file.write_text("[learner]\nepochs = 2\n\n[arms.few]\nlearner.steps = 5\n\n[arms.base]\n")
+    arms = load_arms(file)
+    assert (arms["few"].learner.steps, arms["few"].learner.epochs) == (5, None)
+    assert arms["base"].learner.epochs == 2
+    changed = load_arms(file, ["learner.lr=0.01", "learner.kind=adam"])["base"].learner
+    assert (changed.kind, changed.lr, changed.epochs) == ("adam", 0.01, 2)
+    points = expand(arms, {"learner.lr": [0.01], "learner.kind": ["adam"]}, [0])
+    learners = [one.learner for ones in points.values() for one in ones]
+    assert len(learners) == 2
+    assert all(learner.lr == 0.01 and learner.kind == "adam" for learner in learners)

@@ -443,3 +443,63 @@ def test_a_run_with_an_object_is_opened_without_it(tmp_path: Path) -> None:
     assert run.summary()["rounds"] == 1
     with pytest.raises(RunError, match="pass the experiment"):
         _ = run.experiment
+
+
+def test_reentrant_checkpoints_train_and_half_precision_outputs_are_counted(tmp_path: Path) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    class Unusual(nn.Module):
+        def __init__(self, reentrant: bool) -> None:
+            super().__init__()
+            self.hidden, self.out, self.reentrant = nn.Linear(64, 16), nn.Linear(16, 10), reentrant
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(1).requires_grad_()
+            h = checkpoint(lambda y: self.hidden(y).relu(), x, use_reentrant=self.reentrant) if self.training else None
+            return self.out(self.hidden(x).relu() if h is None else h)
+
+    rows = []
+    for reentrant in (True, False):
+        torch.manual_seed(0)
+        run = gossamer.run(small(model=Unusual(reentrant), rounds=2), tmp_path / str(reentrant))
+        rows.append(state_of(run)["state.row"])
+    assert torch.equal(*rows)
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.line(x.flatten(1))
+
+    assert gossamer.run(small(model=Half(), rounds=1), tmp_path / "half").record["status"] == "finished"
+
+
+def test_lazy_layers_and_modules_that_refuse_meta(tmp_path: Path) -> None:
+    class OnlyCpu(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.device.type == "cpu"
+            return self.line(x.flatten(1))
+
+    assert gossamer.plan(small(model=OnlyCpu())).parameters == 650
+    for attempt in (lambda e: gossamer.run(e, tmp_path / "run"), gossamer.plan):
+        with pytest.raises(ExperimentError, match="has no shape yet"):
+            attempt(small(model=nn.Sequential(nn.Flatten(), nn.LazyLinear(10))))
+
+
+def test_sequences_are_measured_in_small_batches() -> None:
+    from gossamer.training import evaluation_batch
+
+    assert [evaluation_batch(s) for s in ((80,), (2,), (1, 28, 28), (3, 32, 32), (3, 512, 512))] == [
+        512,
+        512,
+        510,
+        130,
+        16,
+    ]

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 Table = dict[str, Any]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+EITHER = frozenset({"epochs", "steps"})
+"""Fields of which only one can be given."""
 OF_ITS_KIND = frozenset({"kind", "file", "lr", "weight_decay"})
 """Fields of a family that another kind does not take over: the right rate of one learner is wrong for another."""
 
@@ -50,6 +52,7 @@ def load_arms(path: str | Path, settings: Sequence[str] = ()) -> dict[str, Exper
 
     base, arms, _ = read_file(path)
     base = with_default_kinds(base)
+    settings = sorted(settings, key=lambda setting: _choice_first(setting.partition("=")[0].strip()))
     base_name = functools.reduce(apply, settings, base).get("name", "experiment")
     experiments = {}
     for arm, differences in (arms or {"": {}}).items():
@@ -132,7 +135,8 @@ def expand(
 def _at(experiment: Experiment, point: Table, label: str) -> Table:
     """The table of an experiment at a point of the grid. Raises ExperimentError that names the keys at fault."""
     base = experiment.to_dict()
-    table = functools.reduce(lambda table, key: merge(table, _nested(key, point[key]), label), point, base)
+    keys = sorted(point, key=_choice_first)
+    table = functools.reduce(lambda table, key: merge(table, _nested(key, point[key]), label), keys, base)
     if error := _error(table):
         alone = {key: merge(base, _nested(key, value), label) for key, value in point.items()}
         at_fault = "".join(f'sweep."{key}": ' for key in alone if _error(alone[key]))
@@ -184,8 +188,19 @@ def merge(base: Table, differences: Table, arm: str = "") -> Table:
         elif _other_kind(before, value):
             merged[key] = copy.deepcopy({**value, **_kept(key, before, value)})
         else:
-            merged[key] = merge(before, value, arm)
+            merged[key] = merge(_without_other(before, value), value, arm)
     return merged
+
+
+def _without_other(before: Table, value: Table) -> Table:
+    """A table without its epochs where steps are given now, and the other way round: only one of them can be said."""
+    given = EITHER & value.keys()
+    return {k: v for k, v in before.items() if k not in EITHER - given} if len(given) == 1 else before
+
+
+def _choice_first(key: str) -> bool:
+    """Sorts the keys that choose a kind before those that set a field of it."""
+    return "." in key and not key.endswith((".kind", ".file"))
 
 
 def _kept(key: str, before: Table, value: Table) -> Table:
@@ -194,7 +209,7 @@ def _kept(key: str, before: Table, value: Table) -> Table:
     That is what the base class of its family defines, but for OF_ITS_KIND and what `value` itself gives.
     """
     family = _family(key)
-    left = OF_ITS_KIND | value.keys() | ({"epochs", "steps"} if value.keys() & {"epochs", "steps"} else set())
+    left = OF_ITS_KIND | value.keys() | (EITHER if value.keys() & EITHER else set())
     return {name: old for name, old in before.items() if family and name in family.model_fields and name not in left}
 
 

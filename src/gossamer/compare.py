@@ -241,8 +241,13 @@ def repeated(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
     """(run, what it repeats) for each run with the experiment and seed of another: the first, or the first finished."""
     first: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: run.record["status"] != "finished"):
-        first.setdefault(run.record["digest"], run)
-    return [(run, first[run.record["digest"]]) for run in runs if run is not first[run.record["digest"]]]
+        first.setdefault(_identity(run), run)
+    return [(run, first[_identity(run)]) for run in runs if run is not first[_identity(run)]]
+
+
+def _identity(run: Run) -> str:
+    """What was run: the experiment with its seed, and the data, graph and model that it names."""
+    return str(run.record["digest"]) + json.dumps(run.record.get("fingerprints", {}), sort_keys=True)
 
 
 def _shortened(names: list[str]) -> list[str]:

@@ -76,9 +76,21 @@ def initial_module(experiment: Experiment, shape: tuple[int, ...], classes: int,
         except Exception as error:
             name = getattr(experiment.model, "name", "") or experiment.model.kind
             raise ExperimentError(f"model '{name}' could not be built: {type(error).__name__}: {error}") from error
+        for name, parameter in module.named_parameters():
+            if is_lazy(parameter):
+                raise ExperimentError(
+                    f"model: parameter '{name}' has no shape yet; give the sizes that a lazy layer infers"
+                )
         if experiment.init.kind != "default":
             _initialise(module, experiment.init.kind)
     return module
+
+
+def is_lazy(parameter: Tensor) -> bool:
+    """Whether a parameter waits for a first batch to get its shape (torch's lazy layers)."""
+    from torch.nn.parameter import is_lazy as waits
+
+    return bool(waits(parameter))
 
 
 def _initialise(module: nn.Module, kind: str) -> None:

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-EVALUATION_NUMBERS = 400_000
-"""Input numbers of a batch when models are measured: 510 images of 28x28, 130 of 3x32x32."""
+EVALUATION_ITEMS, EVALUATION_NUMBERS = 512, 400_000
+"""Items, and input numbers, of a batch at most when models are measured: 510 images of 28x28, 130 of 3x32x32."""
 
 
 def evaluation_batch(shape: tuple[int, ...]) -> int:
     """Items of a batch when models are measured, from the shape of one: bounded, so that memory is."""
-    return max(16, EVALUATION_NUMBERS // max(1, math.prod(shape)))
+    return min(EVALUATION_ITEMS, max(16, EVALUATION_NUMBERS // max(1, math.prod(shape))))
 
 
 def batches(seed: int, node: int, round: int, items: int, learner: Learner, steps: int | None = None) -> list[Array]:
@@ -192,10 +192,18 @@ class Resident:
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """The gradient of a loss for each part of the row, flat; zeros where the loss does not depend on it."""
-        import torch
-
-        found = torch.autograd.grad(loss, self.trained, materialize_grads=True)
-        return [grad.reshape(-1) for grad in found]
+        # backward() and not autograd.grad(), which does not enter reentrant checkpoints; without a gradient to add to,
+        # it hands over its own tensors instead of copying them.
+        for parameter in self.trained:
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        found = [parameter.grad for parameter in self.trained]
+        for parameter in self.trained:
+            parameter.grad = None
+        return [
+            part.new_zeros(len(part)) if grad is None else grad.reshape(-1)
+            for grad, part in zip(found, self.parts, strict=True)
+        ]
 
     def split(self, vector_T: Tensor) -> tuple[Tensor, ...]:
         """Views of a vector over the trainable columns, one for each part of the row."""
@@ -285,8 +293,7 @@ class Trainer:
             grads = resident.gradients(loss)
             descend(resident.parts, grads, self._slot_parts, terms, learner, lr)
             value = loss.item()
-            # numpy: for so few numbers it takes half the time of torch.
-            correct += int(np.count_nonzero(logits.detach().numpy().argmax(-1) == labels.numpy()))
+            correct += int(np.count_nonzero(logits.detach().argmax(-1).numpy() == labels.numpy()))
             del grads  # The next step's can then use the same memory, which is still in cache.
             if not math.isfinite(value):
                 raise NodeError(

@@ -164,7 +164,7 @@ def _aggregated(
         updates_ND = rows[torch.from_numpy(np.asarray(heard, dtype=np.int64))].flatten(1)
         own_D = None
         if receiver is not None:
-            own_D = federation.exact.get(name, rows)[receiver].flatten()
+            own_D = federation.exact.get(name, rows)[receiver].flatten().clone()
             updates_ND[int(np.searchsorted(heard, receiver))] = own_D
         if updates_ND.shape[1] == 1:
             weight = weights_N.to(updates_ND.dtype)
