@@ -9,7 +9,7 @@ from torch import nn
 from gossamer.errors import ExperimentError
 from gossamer.layout import Layout
 from gossamer.parametrisations.identity import Identity
-from gossamer.training import Resident
+from gossamer.resident import Resident
 
 
 def network() -> nn.Module:

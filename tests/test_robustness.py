@@ -241,7 +241,7 @@ def test_divergence_names_the_node_and_the_round_where_it_happened(tmp_path: Pat
 
 
 def test_many_classes_take_no_square_memory() -> None:
-    from gossamer.training import Counts
+    from gossamer.counts import Counts
 
     assert sum(a.nbytes for a in (Counts.none(10_000).hits_C, Counts.none(10_000).true_C)) < 1e6
 

@@ -320,7 +320,7 @@ def test_local_work_in_epochs_visits_every_item_once() -> None:
 def test_metrics_agree_with_scikit_learn() -> None:
     from sklearn import metrics
 
-    from gossamer.training import Counts
+    from gossamer.counts import Counts
 
     dice = np.random.default_rng(0)
     true, scores = dice.integers(2, size=200), dice.standard_normal(200).round(1)

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer import wire
+from gossamer.counts import Counts
 from gossamer.errors import ExperimentError, GossamerError, NodeError
 from gossamer.methods import Context, Inbox, Result, Task, View
 from gossamer.mixing import edges_of, mixing_matrix
 from gossamer.population import Population, as_dtype, folded_mean, shared
 from gossamer.preprocessing import shard
 from gossamer.randomness import generator, torch_seeded
-from gossamer.training import Counts, NodeItems, Resident, Trainer, check_batches, check_output
+from gossamer.resident import Resident
+from gossamer.training import NodeItems, Trainer, check_batches, check_output
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -68,6 +70,8 @@ def deal(experiment: Experiment, dataset: Dataset) -> Shards:
 
 def initial_module(experiment: Experiment, shape: tuple[int, ...], classes: int, node: int = -1) -> nn.Module:
     """A fresh module with the initial values of `init`, drawn for a node or (node = -1) for all."""
+    from torch.nn.parameter import is_lazy
+
     with torch_seeded(experiment.seed, "init", node):
         try:
             module = experiment.model.build(shape, classes)
@@ -84,13 +88,6 @@ def initial_module(experiment: Experiment, shape: tuple[int, ...], classes: int,
         if experiment.init.kind != "default":
             _initialise(module, experiment.init.kind)
     return module
-
-
-def is_lazy(parameter: Tensor) -> bool:
-    """Whether a parameter waits for a first batch to get its shape (torch's lazy layers)."""
-    from torch.nn.parameter import is_lazy as waits
-
-    return bool(waits(parameter))
 
 
 def _initialise(module: nn.Module, kind: str) -> None:

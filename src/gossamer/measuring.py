@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gossamer.backends import Job
-from gossamer.training import Counts
+from gossamer.counts import Counts
 
 if TYPE_CHECKING:
     from gossamer.backends import Backend

@@ -1,4 +1,4 @@
-"""Local work: one resident model whose parameters are views of one flat row.
+"""Local work and evaluation, node after node, on one resident model.
 
 Shapes: D columns of a row, T of them trainable (first), B items of a batch, C classes, L positions of a sequence.
 """
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gossamer.counts import Counts
 from gossamer.errors import ExperimentError, NodeError
 from gossamer.methods import Result, Task, Terms
 from gossamer.preprocessing import augment
 from gossamer.randomness import generator, torch_seed
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from gossamer.experiment import Experiment
-    from gossamer.layout import Layout
     from gossamer.learners import Learner
     from gossamer.preprocessing import Shards
+    from gossamer.resident import Resident
 
 Array = np.ndarray[Any, Any]
 
@@ -148,100 +148,6 @@ class NodeItems:
         return np.asarray(by_label[low + (rng.random(drawn.shape) * (high - low)).astype(np.int64)])
 
 
-class Resident:
-    """A module bound to one flat row: `row` [D] is the storage of its parameters and buffers.
-
-    Frozen parameters stay in the module, once per process, and are never written. Integer buffers are copied in and
-    out, since a floating row cannot be their storage. Buffers that are not persistent belong to no row: they start
-    every task as they were in the fresh module.
-    """
-
-    def __init__(self, module: nn.Module, layout: Layout, dtype: torch.dtype) -> None:
-        import torch
-
-        self.module = module.to(dtype)
-        self.layout = layout
-        self.row = torch.zeros(layout.size, dtype=dtype)
-        self.trained: list[nn.Parameter] = []
-        """The trainable parameters, in the order of the row; `parts` are the same numbers, flat."""
-        self.parts: list[Tensor] = []
-        self._kept: list[tuple[nn.Module, str, Tensor]] = []
-        self._passing: list[tuple[nn.Module, str, Tensor]] = []
-        parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-        for name in layout.frozen:
-            parameters[name].requires_grad_(False)
-        for entry, view in layout.views(self.row):
-            if entry.trainable:
-                parameter = parameters[entry.name]
-                view.copy_(parameter.data)
-                parameter.data = view
-                self.trained.append(parameter)
-                self.parts.append(self.row[entry.start : entry.stop])
-                continue
-            buffer = buffers.pop(entry.name)
-            view.copy_(buffer)
-            if not torch.equal(view.to(buffer.dtype), buffer) or not bool(view.isfinite().all()):
-                raise ExperimentError(
-                    f"model: buffer '{entry.name}' holds numbers that {dtype} cannot average (infinite, or too large "
-                    "integers); register it with persistent=False if it is no state"
-                )
-            self._kept.append((*_owner(module, entry.name), view))
-        for name, buffer in buffers.items():
-            self._passing.append((*_owner(module, name), buffer.clone()))
-        self._bind()
-
-    def gradients(self, loss: Tensor) -> list[Tensor]:
-        """The gradient of a loss for each part of the row, flat; zeros where the loss does not depend on it."""
-        # backward() and not autograd.grad(), which does not enter reentrant checkpoints; without a gradient to add to,
-        # it hands over its own tensors instead of copying them.
-        for parameter in self.trained:
-            parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
-        found = [parameter.grad for parameter in self.trained]
-        for parameter in self.trained:
-            parameter.grad = None
-        return [
-            part.new_zeros(len(part)) if grad is None else grad.reshape(-1)
-            for grad, part in zip(found, self.parts, strict=True)
-        ]
-
-    def split(self, vector_T: Tensor) -> tuple[Tensor, ...]:
-        """Views of a vector over the trainable columns, one for each part of the row."""
-        import torch
-
-        return torch.split(vector_T, [len(part) for part in self.parts])
-
-    def _bind(self) -> None:
-        """Make every buffer what the row holds, or for a passing one what it was at first."""
-        for owner, leaf, view in self._kept:
-            buffer = owner._buffers[leaf]
-            if buffer is not None and buffer.is_floating_point():
-                owner._buffers[leaf] = view
-            elif buffer is not None:
-                buffer.copy_(view.round())
-        for owner, leaf, first in self._passing:
-            owner._buffers[leaf] = first.clone()
-
-    def load(self, row_D: Tensor) -> None:
-        """Make the module the model of this row."""
-        self.row.copy_(row_D)
-        if self._kept or self._passing:
-            self._bind()
-
-    def store_buffers(self) -> None:
-        """Bring buffers that are not stored in the row (integers, or replaced by `self.buffer = ...`) back into it."""
-        for owner, leaf, view in self._kept:
-            buffer = owner._buffers[leaf]
-            if buffer is not None and buffer is not view:
-                view.copy_(buffer)
-
-
-def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The submodule that holds a buffer, and the buffer's name in it."""
-    owner, _, leaf = name.rpartition(".")
-    return module.get_submodule(owner), leaf
-
-
 class Trainer:
     """Runs tasks and measures rows, one after the other, on one resident model."""
 
@@ -340,64 +246,6 @@ class Trainer:
                     target.numpy() if binary else np.empty(0, np.int64),
                 )
         return counts
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What adds up over items: summed loss; per class the items that were right, that are of it, that were said to be;
-    and scores and labels where there are two classes."""
-
-    loss: float
-    hits_C: Array
-    true_C: Array
-    said_C: Array
-    scores: Array
-    labels: Array
-
-    @classmethod
-    def none(cls, classes: int) -> Counts:
-        """Of no items."""
-        zero_C = np.zeros(classes, np.int64)
-        return cls(0.0, zero_C, zero_C, zero_C, np.empty(0), np.empty(0, np.int64))
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.loss + other.loss,
-            self.hits_C + other.hits_C,
-            self.true_C + other.true_C,
-            self.said_C + other.said_C,
-            np.concatenate([self.scores, other.scores]),
-            np.concatenate([self.labels, other.labels]),
-        )
-
-    def metrics(self) -> dict[str, float | None]:
-        """Mean loss, accuracy, balanced accuracy (mean recall over the classes present), macro F1, AUC (two classes).
-
-        None where a metric is not defined: no items, or for the AUC one class only.
-        """
-        total = int(self.true_C.sum())
-        if total == 0:
-            return dict.fromkeys(("loss", "accuracy", "balanced_accuracy", "f1", "auc"))
-        present, named = self.true_C > 0, (self.true_C + self.said_C) > 0
-        return {
-            "loss": self.loss / total,
-            "accuracy": float(self.hits_C.sum() / total),
-            "balanced_accuracy": float((self.hits_C[present] / self.true_C[present]).mean()),
-            "f1": float((2 * self.hits_C[named] / (self.true_C + self.said_C)[named]).mean()),
-            "auc": _auc(self.scores, self.labels),
-        }
-
-
-def _auc(scores: Array, labels: Array) -> float | None:
-    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half."""
-    positive = int(labels.sum())
-    negative = len(labels) - positive
-    if positive == 0 or negative == 0:
-        return None
-    from scipy.stats import rankdata
-
-    ranks = rankdata(scores)
-    return float((ranks[labels == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
 def check_output(resident: Resident, items: NodeItems, classes: int) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from gossamer.counts import Counts
     from gossamer.federation import Outcome
     from gossamer.topologies import Array
-    from gossamer.training import Counts
     from gossamer.wire import Message
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gossamer.backends import Job
-from gossamer.training import Counts
+from gossamer.counts import Counts
 
 if TYPE_CHECKING:
     from gossamer.federation import Federation, Outcome

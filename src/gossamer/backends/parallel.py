@@ -24,9 +24,9 @@ from gossamer.federation import node_error
 from gossamer.population import shared
 
 if TYPE_CHECKING:
+    from gossamer.counts import Counts
     from gossamer.federation import Federation, Outcome
     from gossamer.topologies import Array
-    from gossamer.training import Counts
     from gossamer.wire import Message
 
 AHEAD = 2

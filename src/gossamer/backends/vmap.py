@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from gossamer.counts import Counts
     from gossamer.federation import Federation, Outcome
     from gossamer.topologies import Array
-    from gossamer.training import Counts
     from gossamer.wire import Message
 
 CHUNK = 16
