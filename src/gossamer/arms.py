@@ -48,15 +48,26 @@ def load_arms(path: str | Path, settings: Sequence[str] = ()) -> dict[str, Exper
     `settings` ("learner.lr=0.05") are applied last, to every arm. An experiment's name is that of the base, a hyphen
     and that of the arm. Raises ExperimentError, which names the arm where an arm is at fault.
     """
+    base, arms, _ = read_file(path)
+    return experiments_of(base, arms, settings=settings)
+
+
+def experiments_of(
+    base: Table, arms: Mapping[str, Table], overrides: Table | None = None, settings: Sequence[str] = ()
+) -> dict[str, Experiment]:
+    """The experiments of tables as `read_file` gives them, by arm; `overrides` are put over every arm's differences.
+
+    Names, `settings` and errors are as for `load_arms`.
+    """
     from gossamer.experiment import with_default_kinds
 
-    base, arms, _ = read_file(path)
     base = with_default_kinds(base)
     settings = sorted(settings, key=lambda setting: _choice_first(setting.partition("=")[0].strip()))
     base_name = functools.reduce(apply, settings, base).get("name", "experiment")
     experiments = {}
     for arm, differences in (arms or {"": {}}).items():
-        table = functools.reduce(apply, settings, merge(base, differences, arm))
+        table = merge(merge(base, differences, arm), overrides or {}, arm)
+        table = functools.reduce(apply, settings, table)
         if arm:
             table["name"] = f"{base_name}-{arm}"
         experiment = _experiment(table, arm)

@@ -36,6 +36,10 @@ class Progress:
     sent: tuple[int, ...] = ()
     """Bytes each node has sent so far."""
     received: tuple[int, ...] = ()
+    spent: int = 0
+    """Model transfers so far."""
+    clock: float = 0.0
+    """Simulated seconds so far."""
 
 
 def write_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> Path:

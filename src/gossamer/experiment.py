@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gossamer.aggregators import Aggregator
 from gossamer.aggregators.mean import Mean
+from gossamer.clocks import Clock
+from gossamer.clocks.rounds import Rounds
 from gossamer.data import Data, Normalise
 from gossamer.data.digits import Digits
 from gossamer.errors import ExperimentError
@@ -33,7 +35,7 @@ from gossamer.parametrisations.identity import Identity
 from gossamer.partitions import Partition
 from gossamer.partitions.dirichlet import Dirichlet
 from gossamer.plugs import Choice, Plug
-from gossamer.schedules import Schedule
+from gossamer.schedules import ALL, Schedule
 from gossamer.schedules.every import Every
 from gossamer.topologies import Topology
 from gossamer.topologies.server import Server
@@ -41,6 +43,10 @@ from gossamer.transforms import Transform
 
 WITHOUT_EFFECT = ("name", "backend", "workers", "checkpoint", "data_folder")
 """Keys of an experiment that change no result: what it is called, where and how fast it runs."""
+
+
+UNION_PARTS = ("int", "float", "constrained-float", "literal['all']")
+"""What pydantic adds to the location of an error in a field of several types."""
 
 
 class Section(BaseModel):
@@ -76,6 +82,17 @@ class Evaluate(Section):
     every: int = Field(default=1, ge=0, description="rounds between evaluations; the last is always one; 0: only it")
     nodes: int | Literal["all"] = Field(default="all", description="how many nodes are evaluated (drawn once)")
     items: int | Literal["all"] = Field(default="all", description="how many test items are used (drawn once)")
+    before_exchange: bool = Field(
+        default=False,
+        description="measure the models as local work left them, before the exchange of the round (graphs, in rounds)",
+    )
+    layers: bool = Field(default=False, description="record the variance and the distance of every tensor (graphs)")
+    batch_norm_batches: int = Field(
+        default=0,
+        ge=0,
+        description="re-estimate the BatchNorm statistics of the merged model from this many batches of all nodes' "
+        "training items together; 0: they are averaged like everything else",
+    )
 
     @field_validator("nodes", "items")
     @classmethod
@@ -114,6 +131,7 @@ class Experiment(Section):
     method: Annotated[Method, Choice()] = FedAvg()
     topology: Annotated[Topology, Choice()] = Server()
     schedule: Annotated[Schedule, Choice()] = Every()
+    clock: Annotated[Clock, Choice()] = Rounds()
     aggregator: Annotated[Aggregator, Choice()] = Mean()
     transforms: tuple[Annotated[Transform, Choice()], ...] = ()
     evaluate: Evaluate = Evaluate()
@@ -163,15 +181,14 @@ class Experiment(Section):
                 f"method.kind = '{method.kind}' works between neighbours: "
                 "choose a graph, e.g. topology = { kind = 'ring' }"
             )
-        if method.world == "graph" and topology.one_way and topology.weights == "metropolis":
+        metropolis = topology.weights == "metropolis" and topology.own_weight is None
+        if method.world == "graph" and topology.one_way and metropolis:
             raise ExperimentError(
                 f"topology.weights = 'metropolis' needs an undirected graph, but topology '{topology.kind}' "
                 "is directed; use weights = 'uniform'"
             )
-        if method.world == "server" and not self.schedule.communicates(0, self.rounds):
-            raise ExperimentError(
-                "schedule.k: with a server every round ends in an exchange; use k = 1 and more learner.steps or epochs"
-            )
+        self._schedule_fits()
+        self._clock_fits()
         if method.world == "server" and not self.init.shared:
             raise ExperimentError(
                 "init.shared = false needs nodes with models of their own, but a server's nodes start from its model; "
@@ -179,6 +196,51 @@ class Experiment(Section):
             )
         method.check(self)
         return self
+
+    def _schedule_fits(self) -> None:
+        schedule, world = self.schedule, self.method.world
+        if world == "alone":
+            return
+        intensities = [schedule.intensity(round, self.rounds) for round in range(self.rounds)]
+        if world == "server":
+            if any(intensity < 1 for intensity in intensities) or schedule.budget is not None or schedule.looks:
+                raise ExperimentError(
+                    f"schedule.kind = '{schedule.kind}': with a server every round ends in an exchange with all "
+                    "participants; use schedule = 'every' with k = 1, share = 1 and no budget, more learner.steps or "
+                    "epochs for fewer exchanges, schedule.participation for fewer nodes"
+                )
+            if self.evaluate.before_exchange:
+                raise ExperimentError(
+                    "evaluate.before_exchange: with a server the nodes keep no models of their own; set it to false"
+                )
+            return
+        if schedule.final == "none" and not any(intensities):
+            raise ExperimentError(
+                f"schedule.kind = '{schedule.kind}' never communicates in {self.rounds} rounds; "
+                "give more rounds, a share above 0, schedule.final = 'merge', or use method = 'local'"
+            )
+        merges = schedule.final == "merge" or ALL in intensities
+        if merges and not (self.topology.overlay or self.topology.all_to_all):
+            what = "schedule.final = 'merge'" if schedule.final == "merge" else f"schedule.kind = '{schedule.kind}'"
+            raise ExperimentError(
+                f"{what} asks for an all-reduce among all nodes, but topology.kind = '{self.topology.kind}' only joins "
+                "neighbours; set topology.all_to_all = true if any two nodes can talk, or end with "
+                "schedule.final = 'gossip'"
+            )
+
+    def _clock_fits(self) -> None:
+        if self.clock.kind == "events":
+            if not self.method.asynchronous:
+                raise ExperimentError(
+                    f"clock.kind = 'events': method.kind = '{self.method.kind}' needs rounds; use clock = 'rounds', "
+                    "or one that works while models change: 'dsgd' on a graph, 'fedasync' or 'fedbuff' with a server"
+                )
+            if self.evaluate.before_exchange:
+                raise ExperimentError(
+                    "evaluate.before_exchange: with clock.kind = 'events' there is no exchange at the end of a round; "
+                    "set it to false"
+                )
+        self.clock.check(self.method.world, self.topology, self.schedule, self.rounds)
 
     # ---- files -------------------------------------------------------------------------------------------------
 
@@ -259,7 +321,7 @@ def explain(error: ValidationError) -> str:
     found: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
         # A field of several types fails once for each of them.
-        location = tuple(part for part in problem["loc"] if part not in ("int", "literal['all']"))
+        location = tuple(part for part in problem["loc"] if part not in UNION_PARTS)
         text = _explain_one({**problem, "loc": location})
         where, _, what = text.partition(": ")
         found.setdefault(where, []).append(what)

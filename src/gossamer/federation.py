@@ -1,7 +1,7 @@
 """A federation: an experiment made ready to run. What every back end works on.
 
 Everything here is built once, before worker processes are forked, and is the same in all of them: data, the resident
-module, the population in shared memory. `local_work` and `evaluate_node` then depend on node and round only.
+module, the population in shared memory. `local_work` then depends on node and round only.
 """
 
 from __future__ import annotations
@@ -16,26 +16,46 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer import wire
-from gossamer.counts import Counts
+from gossamer.clocks import kept
 from gossamer.errors import ExperimentError, GossamerError, NodeError
+from gossamer.exchanges import Exchanges
 from gossamer.methods import Context, Inbox, Result, Task, View
-from gossamer.mixing import edges_of, mixing_matrix
-from gossamer.population import Population, as_dtype, folded_mean, shared
+from gossamer.mixing import mixing_matrix
+from gossamer.population import Population, as_dtype, shared
 from gossamer.preprocessing import shard
 from gossamer.randomness import generator, torch_seeded
 from gossamer.resident import Resident
 from gossamer.training import NodeItems, Trainer, check_batches, check_output
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scipy.sparse import csr_array
     from torch import Tensor, nn
 
     from gossamer.data import Dataset
+    from gossamer.exchanges import Exchange
     from gossamer.experiment import Experiment
     from gossamer.layout import Layout
+    from gossamer.operations import Operation
     from gossamer.preprocessing import Shards
     from gossamer.topologies import Array
     from gossamer.wire import Message
+
+
+@dataclass(frozen=True)
+class Work:
+    """By the clock: local work of a node that has begun."""
+
+    node: int
+    tick: int
+    """How many the node has done before."""
+    round: int
+    """Round of the run in which it began."""
+    snapshot: int
+    """Slot of the state it began from."""
+    result: int
+    """Mail slot of what comes out."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +161,10 @@ class Federation:
 
         receivers = 1 if self.has_server else self.nodes
         self.population = Population.start(start, receivers, self.nodes)
-        self._edges: Array | None = None
+        self.exchanges = Exchanges(experiment, self.nodes)
+        self.exchanges.check()
+        self.steps_N = np.array([experiment.learner.steps_for(size) for size in self.shards.sizes])
+        """Local steps of each node's work."""
         self._cohort: tuple[int, Array] = (-1, np.empty(0, np.int64))
         self.setup_bytes = 0 if self.method.world == "alone" else frozen_bytes(module, self.layout)
         """Bytes of handing the frozen part to one node, before the first round."""
@@ -151,10 +174,31 @@ class Federation:
         """A message as its receiver sees it: names, shapes and types."""
         self.sent: dict[str, Tensor] = {}
         self.exact: dict[str, Tensor] = {}
-        if not self.folds:
+        if not self.folds and experiment.clock.kind != "events":
             self.sent = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
             if experiment.transforms and not self.has_server:
                 self.exact = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
+        rule = experiment.aggregator
+        self.corrects = rule.linear and rule.statistics(shared_row, self.layout) is not None
+        """Whether the aggregator is linear with a second half."""
+        if self.corrects and "row" not in self.received_like:
+            raise ExperimentError(
+                f"aggregator.kind = '{rule.kind}' works on models, but method.kind = '{experiment.method.kind}' sends "
+                f"{', '.join(self.received_like)}; use a method that sends its row, such as 'dsgd'"
+            )
+        self.snapshots: dict[str, Tensor] = {}
+        """By the clock: states as they were when local work began, in slots."""
+        self.mail: dict[str, Tensor] = {}
+        """By the clock: messages on their way and results not yet applied, in slots."""
+        self.pending = shared_row.new_empty((0, 4))
+        """By the clock: node, weight, loss and accuracy of the results in the slots."""
+        if experiment.clock.kind == "events":
+            from gossamer.operations import survey
+
+            needs = survey(self.operations())
+            self.snapshots = {n: shared(needs.snapshots, v[0]) for n, v in self.population.state.items()}
+            self.mail = {name: shared(needs.mail, value) for name, value in self.received_like.items()}
+            self.pending = shared(needs.mail, shared_row.new_empty(4, dtype=as_dtype("float64")))
         self.merged = shared(1, self.resident.row)[0]
         evaluated = experiment.evaluate.nodes
         self.evaluated = np.arange(self.nodes)
@@ -186,23 +230,67 @@ class Federation:
             self._cohort = (round, self.experiment.schedule.participants(self.nodes, round, rng))
         return self._cohort[1]
 
-    def communicates(self, round: int) -> bool:
-        """Whether messages are exchanged at the end of a round."""
-        return self.method.world != "alone" and self.experiment.schedule.communicates(round, self.experiment.rounds)
+    def mixing(self, edges_E2: Array, round: int) -> csr_array:
+        """The mixing matrix of an exchange over these links; who hears nobody keeps its own row.
 
-    def edges(self, round: int) -> Array:
-        """Directed edges (sender, receiver) of a round, before absent nodes are left out."""
-        if self.method.world != "graph":
-            return np.empty((0, 2), np.int64)
-        varies = self.experiment.topology.varies
-        if self._edges is None or varies:
-            self._edges = edges_of(self.experiment.topology, self.nodes, self.experiment.seed, round)
-        return self._edges
+        What a receiver would have given to a message that got lost it keeps for itself, or shares out again where the
+        weights are uniform.
+        """
+        topology = self.experiment.topology
+        heard_E2 = kept(self.experiment.clock, edges_E2, self.experiment.seed, round)
+        if len(heard_E2) == len(edges_E2) or topology.weights != "metropolis" or topology.own_weight is not None:
+            return mixing_matrix(heard_E2, self.nodes, topology.weights, own_weight=topology.own_weight)
+        planned_NN = mixing_matrix(edges_E2, self.nodes, topology.weights)
+        arrives_NN = mixing_matrix(heard_E2, self.nodes, "uniform").astype(bool)
+        heard_NN = planned_NN.multiply(arrives_NN).tocsr()
+        heard_NN.setdiag(heard_NN.diagonal() + 1.0 - heard_NN.sum(axis=1))
+        heard_NN.sort_indices()
+        return heard_NN
 
-    def mixing(self, round: int, participants: Array) -> csr_array:
-        """The mixing matrix of a communicating round; absent nodes keep their own row."""
-        present = None if len(participants) == self.nodes else participants
-        return mixing_matrix(self.edges(round), self.nodes, self.experiment.topology.weights, present)
+    def operations(self) -> Iterator[Operation]:
+        """By the clock: what happens when."""
+        from gossamer.simulation import simulate
+
+        experiment = self.experiment
+        return simulate(
+            experiment.clock,
+            experiment.topology,
+            experiment.schedule,
+            self.method.world,
+            self.nodes,
+            experiment.rounds,
+            experiment.seed,
+            self.steps_N,
+            self.up_bytes,
+            self.down_bytes,
+            self.method.buffered,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The complete state of a run: the population, and by the clock all that is on its way."""
+        if self.experiment.clock.kind != "events":
+            return self.population.tensors()
+        return {
+            **self.population.tensors(),
+            **{f"snapshot.{name}": slots for name, slots in self.snapshots.items()},
+            **{f"mail.{name}": slots for name, slots in self.mail.items()},
+            "pending": self.pending,
+        }
+
+    def traffic(self, exchange: Exchange, participants: Array, round: int) -> tuple[Array, Array]:
+        """Bytes that each node sends and receives in an exchange on a graph; what is lost is sent, not received.
+
+        An all-reduce sends every part of a model 2(m-1) times (a reduce-scatter and an all-gather), shared evenly.
+        """
+        if exchange.everyone:
+            share_N = np.zeros(self.nodes, np.int64)
+            each, rest = divmod(exchange.transfers * self.up_bytes, len(participants))
+            share_N[participants] = each
+            share_N[participants[:rest]] += 1
+            return share_N, share_N
+        sent_N = np.bincount(exchange.edges_E2[:, 0], minlength=self.nodes) * self.up_bytes
+        heard_E2 = kept(self.experiment.clock, exchange.edges_E2, self.experiment.seed, round)
+        return sent_N, np.bincount(heard_E2[:, 1], minlength=self.nodes) * self.up_bytes
 
     def view(self, node: int, round: int, participants: Array) -> View:
         """What the method may know at a node, or at the server (node = -1)."""
@@ -216,23 +304,28 @@ class Federation:
         """What a node hears before it trains: the server's message, or what it published to itself."""
         return self.method.publish(self.population.state_of(0 if self.has_server else node), view)
 
-    def prepare(self, node: int, round: int, participants: Array) -> tuple[Task, View, Message]:
-        """The task of one node, and what its receiver published."""
+    def prepare(
+        self, node: int, round: int, participants: Array, state: dict[str, Tensor] | None = None
+    ) -> tuple[Task, View]:
+        """The task of one node, from what its receiver publishes now (or did when it was in `state`)."""
         view = self.view(node, round, participants)
-        own, down = self.population.own_of(node), self.down(node, view)
-        return self.method.prepare(own, down, view), view, down
+        own = self.population.own_of(node)
+        down = self.down(node, view) if state is None else self.method.publish(state, view)
+        return self.method.prepare(own, down, view), view
 
-    def finish(self, task: Task, result: Result, view: View, into: Message | None) -> tuple[Outcome, Message]:
+    def finish(
+        self, task: Task, result: Result, view: View, into: Message | None, exactly: bool = False
+    ) -> tuple[Outcome, Message]:
         """Turn a result into the message sent (decoded, as its receiver sees it) and write what the node keeps.
 
-        With `into` (views of shared arrays) the message is written there.
+        With `into` (views of shared arrays) the message is written there. `exactly`: as it is before the transforms.
         """
         node = view.node
         outbox, changed = self.method.finish(task, result, self.population.own_of(node), view)
         self.population.write_own(node, changed)
         for name, rows in self.exact.items():
             rows[node].copy_(outbox.common[name])
-        message = self._decoded(encoded(self.experiment, outbox.common))
+        message = outbox.common if exactly else self.travelled(outbox.common)
         if into is not None:
             for name, value in message.items():
                 into[name].copy_(value)
@@ -244,7 +337,7 @@ class Federation:
         """Prepare, train, finish at one node. Raises NodeError with the traceback of whatever went wrong there."""
         stage = "prepare"
         try:
-            task, view, _ = self.prepare(node, round, participants)
+            task, view = self.prepare(node, round, participants)
             stage = "train"
             result = self.trainer.train(task, node, round)
             stage = "finish"
@@ -254,12 +347,51 @@ class Federation:
         except Exception as error:
             raise node_error(error, node, round + 1, stage) from error
 
+    def begun_work(self, work: Work) -> Outcome:
+        """By the clock: prepare, train, finish from a snapshot; the result goes into its mail slot.
+
+        On a graph it is the exact result, which the node applies itself; at a server it is what travels.
+        """
+        stage = "prepare"
+        try:
+            state = {name: slots[work.snapshot] for name, slots in self.snapshots.items()}
+            task, view = self.prepare(work.node, work.tick, np.arange(self.nodes), state)
+            stage = "train"
+            result = self.trainer.train(task, work.node, work.tick, work.round)
+            stage = "finish"
+            into = {name: slots[work.result] for name, slots in self.mail.items()}
+            return self.finish(task, result, view, into, exactly=not self.has_server)[0]
+        except GossamerError:
+            raise
+        except Exception as error:
+            raise node_error(error, work.node, work.round + 1, stage) from error
+
+    def travelled(self, message: Message) -> Message:
+        """A message as its receiver sees it."""
+        return self._decoded(encoded(self.experiment, message))
+
     def _decoded(self, message: Message) -> Message:
         """A message as its receiver sees it; numbers that are no floats become those of the run, to be averaged."""
         for transform, like in zip(reversed(self.experiment.transforms), reversed(self.stages[:-1]), strict=True):
             message = transform.reverse(message, like)
         dtype = self.resident.row.dtype
         return {name: v if v.is_floating_point() else v.to(dtype) for name, v in message.items()}
+
+    def send_again(self, fields: dict[str, Tensor], participants: Array) -> None:
+        """Make other messages [N, ...] what the participants send."""
+        for node in participants.tolist():
+            message = {name: values[node] for name, values in fields.items()}
+            for name, rows in self.exact.items():
+                rows[node].copy_(message[name])
+            for name, value in self.travelled(message).items():
+                self.sent[name][node].copy_(value)
+
+    def finished(self, mixed_D: Tensor, stats_NS: Tensor, weights: list[float], own: int | None) -> Tensor:
+        """A weighted mean of models put through the second half of a linear aggregator."""
+        import torch
+
+        weights_N = torch.tensor(weights, dtype=torch.float64)
+        return self.experiment.aggregator.finish(mixed_D, stats_NS, weights_N, own, self.layout)
 
     # ---- merging -----------------------------------------------------------------------------------------------
 
@@ -277,74 +409,6 @@ class Federation:
             if not math.isfinite(float(value.sum())):
                 reason = f"its '{name}' holds NaN or infinity after aggregator '{self.experiment.aggregator.kind}'"
                 raise NodeError(receiver, view.round + 1, "merge", reason)
-
-    # ---- models and how good they are --------------------------------------------------------------------------
-
-    def model_task(self, node: int, round: int) -> Task:
-        """The task whose resulting row is a node's model after `round` rounds are done."""
-        view = self.view(node, round, np.arange(self.nodes))
-        return self.method.model(self.population.own_of(node), self.down(node, view), view)
-
-    def merge_models(self, round: int) -> None:
-        """Write the server's row, or without a server the mean of the nodes' rows, into `merged` [D]."""
-        if self.has_server:
-            self.merged.copy_(self.population.state["row"][0])
-        else:
-            self.merged.copy_(folded_mean(self.model_task(node, round).row for node in range(self.nodes)))
-
-    def consensus_distance(self, round: int) -> float:
-        """(1/N) sum_i ||x_i - merged||^2 over the nodes' rows (Kong et al. 2021), in float64."""
-        total = 0.0
-        for node in range(self.nodes):
-            total += float((self.model_task(node, round).row - self.merged).double().square().sum())
-        return total / self.nodes
-
-    def evaluate_node(self, node: int, round: int, test: bool) -> tuple[Counts, Counts]:
-        """(validation, test) counts of one node's own model, on the node's view of the inputs."""
-        try:
-            task = self.model_task(node, round)
-            if task.steps == 0:
-                self.resident.load(task.row)
-            else:
-                self.trainer.train(task, node, round)
-            classes = len(self.shards.classes)
-            own = self.shards.validation[node]
-            validation = self.trainer.measure(self.items.inputs[own], self.items.labels[own], classes)
-            if not test:
-                return validation, Counts.none(classes)
-            inputs, labels = self.test_part(0, len(self.test_items))
-            return validation, self.trainer.measure(self.at_node(inputs, node), labels, classes)
-        except GossamerError:
-            raise
-        except Exception as error:
-            raise node_error(error, node, round, "evaluate") from error
-
-    def evaluate_merged(self, round: int, start: int, stop: int) -> Counts:
-        """Counts of the merged row on a range of the test items (with pooled normalisation)."""
-        try:
-            self.resident.load(self.merged)
-            return self.trainer.measure(*self.test_part(start, stop), len(self.shards.classes))
-        except GossamerError:
-            raise
-        except Exception as error:
-            raise node_error(error, -1, round, "evaluate") from error
-
-    def test_part(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """A range of the test items."""
-        if len(self.test_items) == len(self.shards.test_labels):
-            return self.items.test_inputs[start:stop], self.items.test_labels[start:stop]
-        chosen = self.test_items[start:stop]
-        return self.items.test_inputs[chosen], self.items.test_labels[chosen]
-
-    def at_node(self, inputs: Tensor, node: int) -> Tensor:
-        """Inputs that were normalised with pooled statistics, as this node would normalise them itself."""
-        if self.shards.node_affine is None:
-            return inputs
-        import torch
-
-        scale, offset = (torch.from_numpy(a[node]).to(inputs.dtype) for a in self.shards.node_affine)
-        shape = (1, -1, *[1] * (inputs.dim() - 2))
-        return inputs * scale.view(shape) + offset.view(shape)
 
     def check_finite(self, round: int) -> None:
         """Raise NodeError where a row holds NaN or infinity, so that no such state is ever saved."""

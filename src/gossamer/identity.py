@@ -41,7 +41,7 @@ def about(federation: Federation, backend: str, reason: str, workers: int) -> di
         "names": list(shards.names),
         "licence": federation.licence,
         "input_shape": list(shards.inputs.shape[1:]),
-        "edges": federation.edges(0).tolist(),
+        "edges": federation.exchanges.links(0).tolist(),
         "message_bytes": {"up": federation.up_bytes, "down": federation.down_bytes},
         "setup_bytes": federation.setup_bytes * federation.nodes,
         "backend": backend,
@@ -65,7 +65,7 @@ def fingerprints(federation: Federation) -> dict[str, str]:
     return {
         "data": _hash(shards.inputs, shards.labels, shards.test_inputs, shards.test_labels),
         "partition": _hash(*shards.train, *shards.validation),
-        "graph": _hash(federation.edges(0)),
+        "graph": _hash(federation.exchanges.links(0)),
         "model": _hash(np.frombuffer(repr([(e.name, e.shape) for e in layout.entries]).encode(), np.uint8)),
         "frozen part": _hash(*(frozen[name].detach().numpy() for name in layout.frozen)),
     }

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer.backends import Job
 from gossamer.counts import Counts
+from gossamer.evaluation import disagreement, layers, merge_models
 
 if TYPE_CHECKING:
     from gossamer.backends import Backend
-    from gossamer.engines.local import Round
+    from gossamer.engines import Round
     from gossamer.federation import Federation
     from gossamer.topologies import Array
 
@@ -24,7 +25,22 @@ class Measured:
     """(validation, test) counts of each evaluated node and, as node -1, of the merged model; empty if none was due."""
 
     counts: dict[int, tuple[Counts, Counts]] = field(default_factory=dict)
-    consensus_distance: float | None = None
+    apart: dict[int, float] = field(default_factory=dict)
+    """||x_i - merged||^2 of each node, on a graph."""
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of the table of layers, if asked for."""
+
+    @property
+    def consensus_distance(self) -> float | None:
+        """(1/N) sum_i ||x_i - merged||^2 (Kong et al. 2021)."""
+        return math.fsum(self.apart.values()) / len(self.apart) if self.apart else None
+
+    @property
+    def mergeability_gap(self) -> float | None:
+        """Mean test loss of the nodes' own models less that of the merged one: above 0 where merging helps."""
+        losses = {node: test.metrics()["loss"] for node, (_, test) in self.counts.items()}
+        own, merged = [v for node, v in losses.items() if node >= 0 and v is not None], losses.get(-1)
+        return math.fsum(own) / len(own) - merged if own and merged is not None else None
 
     def headline(self) -> dict[str, float | None]:
         """Test accuracy for the progress line: the mean over the nodes' own models and the worst, or the server's."""
@@ -35,18 +51,21 @@ class Measured:
         return {"accuracy": accuracies.get(-1), "worst": None}
 
 
-def measure(federation: Federation, backend: Backend, rounds_done: int) -> Measured:
+def measure(federation: Federation, backend: Backend, rounds_done: int, before: bool = False) -> Measured:
     """Measure every planned node on its validation part and, where nodes have models of their own, on the test items;
-    and the one model for all, if there is one, on the test items."""
+    and the one model for all, if there is one, on the test items. `before`: as the models are before the exchange."""
     own_models = not federation.has_server or federation.method.personal
-    jobs = [Job(int(node), rounds_done, own_models) for node in federation.evaluated]
-    distance = None
+    jobs = [Job(int(node), rounds_done, own_models, before=before) for node in federation.evaluated]
+    apart: dict[int, float] = {}
+    by_layer: list[dict[str, Any]] = []
     if federation.merges:
-        federation.merge_models(rounds_done)
+        merge_models(federation, rounds_done, before)
         total = len(federation.test_items)
         jobs += [Job(-1, rounds_done, True, start, min(start + PART, total)) for start in range(0, total, PART)]
         if not federation.has_server:
-            distance = federation.consensus_distance(rounds_done)
+            apart = dict(enumerate(disagreement(federation, rounds_done, before)))
+            if federation.experiment.evaluate.layers:
+                by_layer = layers(federation, rounds_done, before)
     counts: dict[int, tuple[Counts, Counts]] = {}
     for job, (validation, test) in zip(jobs, backend.evaluate(jobs), strict=True):
         if job.node in counts:
@@ -57,7 +76,7 @@ def measure(federation: Federation, backend: Backend, rounds_done: int) -> Measu
         none = Counts.none(len(federation.shards.classes))
         pooled = sum((counts[int(node)][0] for node in federation.evaluated), none)
         counts[-1] = (pooled, counts.get(-1, (none, none))[1])
-    return Measured(counts, distance)
+    return Measured(counts, apart, by_layer)
 
 
 def lines(
@@ -70,12 +89,13 @@ def lines(
     """
     trained = {outcome.node: outcome for outcome in result.outcomes}
     found = []
-    for node in sorted({-1} | trained.keys() | measured.counts.keys()):
+    for node in sorted({-1} | trained.keys() | measured.counts.keys() | measured.apart.keys()):
         line: dict[str, Any] = {"round": rounds_done, "node": node}
         if node in trained:
             line |= {"train_loss": _number(trained[node].loss), "train_accuracy": _number(trained[node].accuracy)}
         if node >= 0:
             line |= {"bytes_sent": int(sent_N[node]), "bytes_received": int(received_N[node])}
+            line |= {"disagreement": measured.apart.get(node)}
         else:
             line |= {name: _number(value) for name, value in training_means(federation, result).items()}
             if federation.has_server:

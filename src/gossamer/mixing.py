@@ -7,7 +7,6 @@ Shapes: N nodes, R receivers, E directed edges (sender, receiver), D columns of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,45 +24,58 @@ if TYPE_CHECKING:
     from gossamer.topologies import Topology
 
 Array = np.ndarray[Any, Any]
+Weights = Literal["metropolis", "uniform", "out_degree"]
 
 COLUMNS = 1024
 """Columns that dense mixing takes at a time."""
 
-DENSE_NODES = 2000
-"""Up to this many nodes all eigenvalues are computed."""
 
+def edges_of(topology: Topology, nodes: int, seed: int, round: int = 0, share: float = 1.0) -> Array:
+    """The edges [E, 2] of a round, by the run's dice, at a share (0, 1] of the topology's links.
 
-def edges_of(topology: Topology, nodes: int, seed: int, round: int = 0) -> Array:
-    """The edges [E, 2] of a round, by the run's dice. A fixed graph is the same in every round.
-
+    A fixed graph is the same in every round. Links that the topology does not thin out itself are kept by one draw
+    each, anew in every round; a link of an undirected graph goes both ways or not at all. What is kept at a smaller
+    share is part of what is kept at a larger one.
     Raises ExperimentError where the topology has no such graph, or lists edges that are none.
     """
-    rng = generator(seed, "topology", round=round) if topology.varies else generator(seed, "topology")
-    edges_E2 = np.asarray(topology.edges(nodes, round if topology.varies else 0, rng))
+    thinned, left = topology.thinned(share)
+    rng = generator(seed, "topology", round=round) if thinned.varies else generator(seed, "topology")
+    edges_E2: Array = np.asarray(thinned.edges(nodes, round if thinned.varies else 0, rng))
     _check(edges_E2, nodes)
-    return edges_E2
+    if left >= 1:
+        return edges_E2
+    link_E = np.arange(len(edges_E2))
+    if not thinned.one_way:
+        _, link_E = np.unique(edges_E2.min(axis=1) * nodes + edges_E2.max(axis=1), return_inverse=True)
+    draw_L = generator(seed, "links", round=round).random(link_E.max(initial=-1) + 1)
+    kept_E2: Array = edges_E2[draw_L[link_E] < left]
+    return kept_E2
 
 
 def mixing_matrix(
     edges_E2: Array,
     nodes: int,
-    weights: Literal["metropolis", "uniform"],
+    weights: Weights,
     participants: Sequence[int] | Array | None = None,
+    own_weight: float | None = None,
 ) -> csr_array:
     """W [N, N] in float64 with sorted indices.
 
     metropolis: W_ij = 1 / (1 + max(d_i, d_j)) and W_ii = 1 - sum_j W_ij (Metropolis-Hastings; Xiao, Boyd and Lall
-    2005): symmetric and doubly stochastic. uniform: W_ij = W_ii = 1 / (d_i + 1). d_i is the number of senders that i
-    hears. With `participants` only edges between them count, in degrees too; an absent node keeps its own row.
+    2005): symmetric and doubly stochastic. uniform: W_ij = W_ii = 1 / (d_i + 1): rows sum to 1. out_degree:
+    W_ij = W_jj = 1 / (o_j + 1): columns sum to 1 (push-sum; Kempe, Dobra and Gehrke 2003). d_i is the number of
+    senders that i hears, o_j that of receivers that hear j. An `own_weight` b replaces all of them: W_ii = b and
+    W_ij = (1 - b) / d_i; a node that hears nobody keeps its row.
+    With `participants` only edges between them count, in degrees too; an absent node keeps its own row.
     Raises ExperimentError for metropolis on a directed graph.
     """
     from scipy.sparse import coo_array
 
     _check(edges_E2, nodes)
-    if weights == "metropolis" and _directed(edges_E2, nodes):
+    if own_weight is None and weights == "metropolis" and is_directed(edges_E2, nodes):
         raise ExperimentError(
             "topology.weights = 'metropolis' needs an undirected graph, but some edges go one way only; "
-            "use weights = 'uniform'"
+            "use weights = 'uniform', or 'out_degree' for push-sum"
         )
     senders_E, receivers_E = edges_E2[:, 0], edges_E2[:, 1]
     if participants is not None:
@@ -73,8 +85,14 @@ def mixing_matrix(
         senders_E, receivers_E = senders_E[kept_E], receivers_E[kept_E]
     degree_N = np.bincount(receivers_E, minlength=nodes)
     even_N = 1 / (degree_N + 1.0)
-    if weights == "uniform":
+    if own_weight is not None:
+        weight_E = (1 - own_weight) / degree_N[receivers_E]
+        own_N = np.where(degree_N > 0, own_weight, 1.0)
+    elif weights == "uniform":
         weight_E, own_N = even_N[receivers_E], even_N
+    elif weights == "out_degree":
+        own_N = 1 / (np.bincount(senders_E, minlength=nodes) + 1.0)
+        weight_E = own_N[senders_E]
     else:
         weight_E = 1 / (1.0 + np.maximum(degree_N[senders_E], degree_N[receivers_E]))
         # 1 - sum_j W_ij without cancellation: on a regular graph every weight is exactly 1 / (d + 1).
@@ -83,6 +101,7 @@ def mixing_matrix(
     entries = np.concatenate([weight_E, own_N])
     places = (np.concatenate([receivers_E, i_N]), np.concatenate([senders_E, i_N]))
     W_NN = coo_array((entries, places), shape=(nodes, nodes)).tocsr()
+    W_NN.eliminate_zeros()  # own_weight = 0: the own row is not part of the sum, NaN or not.
     W_NN.sort_indices()
     return W_NN
 
@@ -106,7 +125,8 @@ def _check(edges_E2: Array, nodes: int) -> None:
         raise ExperimentError(f"topology: the edge ({sender}, {receiver}) is listed twice; list it once")
 
 
-def _directed(edges_E2: Array, nodes: int) -> bool:
+def is_directed(edges_E2: Array, nodes: int) -> bool:
+    """Whether some edges go one way only."""
     forth_E, back_E = edges_E2[:, 1] * nodes + edges_E2[:, 0], edges_E2[:, 0] * nodes + edges_E2[:, 1]
     return not np.array_equal(np.sort(forth_E), np.sort(back_E))
 
@@ -169,120 +189,3 @@ def mix(W_RN: csr_array, rows_ND: Tensor, out_RD: Tensor) -> None:
                 add_up(rows_ND[:, block], out_RD[:, block])
     finally:
         torch.set_num_threads(threads)
-
-
-def stochasticity(W_NN: csr_array) -> Literal["doubly", "row", "column", "none"]:
-    """Whether rows, columns or both are averages: no negative weight, and sums of 1 (to 1e-9)."""
-    if W_NN.nnz and W_NN.data.min() < 0:
-        return "none"
-    rows = np.allclose(W_NN.sum(axis=1), 1, rtol=0, atol=1e-9)
-    columns = np.allclose(W_NN.sum(axis=0), 1, rtol=0, atol=1e-9)
-    return "doubly" if rows and columns else "row" if rows else "column" if columns else "none"
-
-
-def spectral_gap(W_NN: csr_array) -> float | None:
-    """1 - the second largest modulus of an eigenvalue: how fast repeated mixing reaches consensus.
-
-    0: never, 1: at once; for symmetric W each exchange shrinks the distance to consensus by 1 - gap or more. None
-    above 2,000 nodes where W is not symmetric or the gap is too small for the iterative solver.
-    """
-    nodes = W_NN.shape[0]
-    if nodes == 1:
-        return 1.0
-    symmetric = _symmetric(W_NN)
-    if nodes <= DENSE_NODES:
-        dense_NN = W_NN.toarray()
-        modulus_N = np.sort(np.abs(np.linalg.eigvalsh(dense_NN) if symmetric else np.linalg.eigvals(dense_NN)))
-        return max(0.0, float(1 - modulus_N[-2]))
-    if not symmetric:
-        return None
-    from scipy.sparse.csgraph import connected_components
-    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
-
-    if connected_components(W_NN, directed=False)[0] > 1:
-        return 0.0  # Lanczos iterations from one vector cannot see that the eigenvalue 1 is repeated.
-    start_N = generator(0, "spectral gap").standard_normal(nodes)
-    try:
-        values = eigsh(W_NN, k=2, which="LM", v0=start_N, maxiter=500, return_eigenvectors=False)
-    except ArpackNoConvergence:
-        return None
-    return max(0.0, float(1 - np.abs(values).min()))
-
-
-def _symmetric(W_NN: csr_array) -> bool:
-    return bool(abs(W_NN - W_NN.T).max() <= 1e-12)
-
-
-def components(edges_E2: Array, nodes: int) -> list[list[int]]:
-    """Nodes that a path joins, whichever way its edges point: sorted lists, in the order of their first nodes."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    ones = np.ones(len(edges_E2), dtype=np.int8)
-    graph_NN = coo_array((ones, (edges_E2[:, 1], edges_E2[:, 0])), shape=(nodes, nodes))
-    count, label_N = connected_components(graph_NN, directed=True, connection="weak")
-    order_N = np.argsort(label_N, kind="stable")
-    parts = np.split(order_N, np.cumsum(np.bincount(label_N, minlength=count))[:-1])
-    return sorted((part.tolist() for part in parts), key=lambda part: part[0])
-
-
-@dataclass(frozen=True)
-class GraphFacts:
-    """What is worth knowing about a graph before the first round."""
-
-    nodes: int
-    edges: int
-    """Pairs of nodes that hear each other; one-way edges where `directed`."""
-    directed: bool
-    degree_min: int
-    """Fewest senders that a node hears."""
-    degree_mean: float
-    degree_max: int
-    stochasticity: Literal["doubly", "row", "column", "none"]
-    spectral_gap: float | None
-    spectral_gap_note: str
-    """Why the gap was not computed; empty where it was."""
-    components: int
-    warning: str
-    """One line where the graph is not connected; empty where it is."""
-
-
-def describe(topology: Topology, nodes: int, seed: int) -> GraphFacts | None:
-    """The facts of a topology's first graph, or None with a server, where there is no graph.
-
-    Raises ExperimentError where there is no such graph; one that is not connected only gets a warning.
-    """
-    if topology.has_server:
-        return None
-    edges_E2 = edges_of(topology, nodes, seed)
-    W_NN = mixing_matrix(edges_E2, nodes, topology.weights)
-    directed = _directed(edges_E2, nodes)
-    degree_N = np.bincount(edges_E2[:, 1], minlength=nodes)
-    parts = components(edges_E2, nodes)
-    gap, note = spectral_gap(W_NN), ""
-    if gap is None:
-        reason = "too small for the iterative solver" if _symmetric(W_NN) else "the mixing matrix is not symmetric"
-        note = f"not computed for more than {DENSE_NODES} nodes: {reason}"
-    return GraphFacts(
-        nodes=nodes,
-        edges=len(edges_E2) if directed else len(edges_E2) // 2,
-        directed=directed,
-        degree_min=int(degree_N.min()),
-        degree_mean=float(degree_N.mean()),
-        degree_max=int(degree_N.max()),
-        stochasticity=stochasticity(W_NN),
-        spectral_gap=gap,
-        spectral_gap_note=note,
-        components=len(parts),
-        warning=_split_warning(topology.kind, parts) if len(parts) > 1 else "",
-    )
-
-
-def _split_warning(kind: str, parts: list[list[int]]) -> str:
-    """One line that counts the components and names the nodes of the three smallest, eight at most of each."""
-    smallest = sorted(parts, key=len)[:3]
-    named = "; ".join(", ".join(map(str, part[:8])) + (", ..." if len(part) > 8 else "") for part in smallest)
-    return (
-        f"topology.kind = '{kind}': the graph is not connected, its {len(parts)} components never learn from each "
-        f"other; nodes of the smallest: {named}"
-    )

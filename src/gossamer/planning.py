@@ -10,24 +10,25 @@ import gc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gossamer import wire
 from gossamer.engines.local import receivers_at_once
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
 from gossamer.federation import deal, first_messages, frozen_bytes, initial_module, load_dataset
+from gossamer.graphs import describe
 from gossamer.memory import proportional_set_size
 from gossamer.methods import Context
-from gossamer.mixing import describe, edges_of
-from gossamer.randomness import generator
+from gossamer.mixing import edges_of
+from gossamer.schedules import ALL
+from gossamer.traffic import traffic
 from gossamer.training import evaluation_batch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from gossamer.graphs import GraphFacts
     from gossamer.layout import Layout
-    from gossamer.mixing import GraphFacts
+    from gossamer.operations import Needs
     from gossamer.preprocessing import Shards
 
 WORKER_BYTES = 20 * 2**20
@@ -54,6 +55,16 @@ class Plan:
     bytes_per_round: float
     bytes_total: int
     setup_bytes: int
+    transfers: tuple[int, ...]
+    """Models sent in each round (with a server: down and up)."""
+    seconds: tuple[float, ...]
+    """Simulated seconds since the start, at the end of each round."""
+    needs: Needs | None
+    """By the clock: works, merges, staleness, slots."""
+    intensities: tuple[float, ...]
+    """On a graph, for each round: the share of the topology's links used, infinite for an all-reduce."""
+    at_most: bool
+    """Whether transfers and bytes are upper bounds, since the schedule looks at the models."""
     memory_bytes: dict[str, int]
     graph: GraphFacts | None
     backend: str
@@ -61,11 +72,12 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        values = {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("experiment", "graph")
-        }
+        apart = ("experiment", "graph", "needs")
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
+        values["intensities"] = ["all" if intensity == ALL else intensity for intensity in self.intensities]
         graph = None if self.graph is None else dataclasses.asdict(self.graph)
-        return {**values, "experiment": self.experiment.to_dict(), "graph": graph}
+        needs = None if self.needs is None else dataclasses.asdict(self.needs)
+        return {**values, "experiment": self.experiment.to_dict(), "graph": graph, "needs": needs}
 
 
 def plan(experiment: Experiment) -> Plan:
@@ -85,23 +97,33 @@ def plan(experiment: Experiment) -> Plan:
     stages, down = first_messages(experiment, context, row_D)
     up_bytes, down_bytes = wire.size(stages[-1]), wire.size(down)
     frozen = 0 if experiment.method.world == "alone" else frozen_bytes(module, layout) * nodes
-    per_round = _bytes_of_rounds(experiment, nodes, up_bytes, down_bytes)
-    graph = describe(experiment.topology, nodes, experiment.seed) if experiment.method.world == "graph" else None
+    steps = [experiment.learner.steps_for(size) for size in shards.sizes]
+    sent = traffic(experiment, nodes, steps, up_bytes, down_bytes)
+    graph = None
+    if experiment.method.world == "graph":
+        # At the share that the schedule uses, where it uses one only.
+        shares = {share for share in _intensities(experiment) if 0 < share <= 1}
+        share = shares.pop() if len(shares) == 1 else 1.0
+        graph = describe(experiment.topology, nodes, experiment.seed, share)
     processes = _processes(experiment)
-    cohort = experiment.schedule.participants(nodes, 0, generator(experiment.seed, "participants", round=0))
     return Plan(
         experiment=experiment,
         nodes=nodes,
         parameters=layout.size,
         trainable=layout.trainable,
         rounds=experiment.rounds,
-        participants=len(cohort),
+        participants=sent.participants,
         samples=tuple(shards.sizes),
         message_bytes={"up": up_bytes, "down": down_bytes},
-        bytes_per_round=sum(per_round) / len(per_round),
-        bytes_total=sum(per_round) + frozen,
+        bytes_per_round=sum(sent.bytes) / len(sent.bytes),
+        bytes_total=sum(sent.bytes) + frozen,
         setup_bytes=frozen,
-        memory_bytes=_memory(experiment, shards, module, context, row_D, stages[0], base, processes),
+        transfers=sent.transfers,
+        seconds=sent.seconds,
+        needs=sent.needs,
+        intensities=_intensities(experiment),
+        at_most=experiment.schedule.looks,
+        memory_bytes=_memory(experiment, shards, module, context, row_D, stages[0], base, processes, sent.needs),
         graph=graph,
         backend=experiment.backend,
         warnings=tuple(_warnings(experiment, shards, graph)),
@@ -141,23 +163,14 @@ def _on_meta(experiment: Experiment, shards: Shards) -> tuple[nn.Module, Layout]
     return module, experiment.parametrisation.layout(module)
 
 
-def _bytes_of_rounds(experiment: Experiment, nodes: int, up_bytes: int, down_bytes: int) -> list[int]:
-    """Bytes that travel in each round: up and down at a server, over every edge between participants on a graph."""
-    world, totals = experiment.method.world, []
-    edges_E2 = np.empty((0, 2), np.int64)
-    for round in range(experiment.rounds):
-        if world == "alone" or not experiment.schedule.communicates(round, experiment.rounds):
-            totals.append(0)
-            continue
-        rng = generator(experiment.seed, "participants", round=round)
-        present = experiment.schedule.participants(nodes, round, rng)
-        if world == "server":
-            totals.append(len(present) * (up_bytes + down_bytes))
-            continue
-        if round == 0 or experiment.topology.varies or len(edges_E2) == 0:
-            edges_E2 = edges_of(experiment.topology, nodes, experiment.seed, round)
-        totals.append(int(np.isin(edges_E2, present).all(axis=1).sum()) * up_bytes)
-    return totals
+def _intensities(experiment: Experiment) -> tuple[float, ...]:
+    if experiment.method.world != "graph":
+        return ()
+    schedule, rounds = experiment.schedule, experiment.rounds
+    found = [schedule.intensity(round, rounds) for round in range(rounds)]
+    if schedule.final != "none":
+        found[-1] = ALL if schedule.final == "merge" else float(schedule.final_rounds)
+    return tuple(found)
 
 
 def _processes(experiment: Experiment) -> int:
@@ -178,6 +191,7 @@ def _memory(
     message: dict[str, Tensor],
     base: int,
     processes: int,
+    needs: Needs | None,
 ) -> dict[str, int]:
     """Expected peak, by part."""
     method, nodes, layout = experiment.method, context.nodes, context.layout
@@ -186,7 +200,9 @@ def _memory(
     size = {name: value.numel() * value.element_size() for name, value in message.items()}
     population = receivers * _nbytes(state) + nodes * _nbytes(own) + row_D.numel() * row_D.element_size()
     folds = method.world == "server" and experiment.aggregator.linear
-    if folds:
+    if needs is not None:
+        population += needs.snapshots * _nbytes(state) + needs.mail * sum(size.values())
+    elif folds:
         population += (2 + 16 * processes) * sum(size.values())
     else:
         population += nodes * sum(size.values()) * (2 if experiment.transforms and method.world == "graph" else 1)
@@ -260,6 +276,8 @@ def _warnings(experiment: Experiment, shards: Shards, graph: GraphFacts | None) 
     found = []
     if graph is not None and graph.warning:
         found.append(graph.warning)
+    if graph is not None and (caveat := experiment.topology.caveat(graph.nodes)):
+        found.append(caveat)
     without = sum(len(part) == 0 for part in shards.validation)
     if experiment.validation > 0 and without:
         found.append(f"{without} nodes have too few items for a validation part of their own")

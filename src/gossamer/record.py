@@ -4,6 +4,7 @@
     record.json              what was made of it: nodes, samples, graph, parameters, back end, versions, hardware
     metrics/part-*.parquet   one line for each evaluated node and round (node -1: the global or averaged model)
     rounds/part-*.parquet    one line for each round
+    layers/part-*.parquet    one line for each evaluated round and trained tensor, if asked for
     events.jsonl             what happened when
     checkpoints/*.safetensors  the complete state
     model.safetensors        the model at the end, if there is one for all
@@ -40,8 +41,10 @@ METRICS: dict[str, str] = {
     },
     "bytes_sent": "int64",
     "bytes_received": "int64",
+    "disagreement": "float64",
 }
-"""Columns of the metrics table. Bytes are cumulative since the start of the run."""
+"""Columns of the metrics table. Bytes are cumulative since the start of the run; the disagreement of a node is the
+squared distance of its model to the mean of all."""
 
 ROUNDS: dict[str, str] = {
     "round": "int32",
@@ -49,7 +52,10 @@ ROUNDS: dict[str, str] = {
     "participants": "int32",
     "communicated": "bool",
     "bytes": "int64",
+    "transfers": "int64",
+    "simulated_seconds": "float64",
     "consensus_distance": "float64",
+    "mergeability_gap": "float64",
     "seconds_train": "float64",
     "seconds_exchange": "float64",
     "seconds_merge": "float64",
@@ -57,7 +63,21 @@ ROUNDS: dict[str, str] = {
     "seconds_checkpoint": "float64",
 }
 """Columns of the table of rounds. Bytes are those of the round, both directions counted once each (round 1 includes
-the set-up message); `seconds_checkpoint` is of the checkpoint saved before the round."""
+the set-up message); transfers are models sent in the round; simulated seconds are those since the start;
+`seconds_checkpoint` is of the checkpoint saved before the round."""
+
+
+LAYERS: dict[str, str] = {
+    "round": "int32",
+    "layer": "string",
+    "variance": "float64",
+    "variance_merged": "float64",
+    "distance": "float64",
+}
+"""Columns of the table of layers: of every trained tensor the mean variance of its numbers at the nodes, that at the
+merged model, and the mean squared distance of the two."""
+
+TABLES = {"metrics": METRICS, "rounds": ROUNDS, "layers": LAYERS}
 
 
 def schema(columns: dict[str, str]) -> pyarrow.Schema:
@@ -91,7 +111,7 @@ class Record:
     def __init__(self, folder: Path, parts: int = 0) -> None:
         self.folder = folder
         self.parts = parts
-        self._lines: dict[str, list[dict[str, Any]]] = {"metrics": [], "rounds": []}
+        self._lines: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
 
     def add(self, table: str, line: dict[str, Any]) -> None:
         """One line of a table."""
@@ -112,12 +132,12 @@ class Record:
 
         if not any(self._lines.values()):
             return
-        for name, columns in (("metrics", METRICS), ("rounds", ROUNDS)):
+        for name, columns in TABLES.items():
             table = pyarrow.Table.from_pylist(self._lines[name], schema=schema(columns))
             with whole(part_path(self.folder, name, self.parts)) as aside:
                 pyarrow.parquet.write_table(table, aside)
         self.parts += 1
-        self._lines = {"metrics": [], "rounds": []}
+        self._lines = {name: [] for name in TABLES}
 
 
 class Lock:
@@ -163,7 +183,7 @@ def read_table(folder: Path, table: str, parts: int | None = None) -> pyarrow.Ta
     import pyarrow
     import pyarrow.parquet
 
-    columns = METRICS if table == "metrics" else ROUNDS
+    columns = TABLES[table]
     paths = sorted((folder / table).glob("part-*.parquet"))[:parts]
     tables = []
     for number, path in enumerate(paths):
@@ -184,11 +204,11 @@ def clean_up(folder: Path, parts: int) -> None:
     That is: parts beyond those of the checkpoint that is resumed from (their rounds will be played again), files that
     were being written, a torn last line of events.
     """
-    for name in ("metrics", "rounds", "checkpoints"):
+    for name in (*TABLES, "checkpoints"):
         (folder / name).mkdir(exist_ok=True)
         for path in (folder / name).glob(".*"):
             path.unlink()
-    for table in ("metrics", "rounds"):
+    for table in TABLES:
         for path in sorted((folder / table).glob("part-*.parquet"))[parts:]:
             path.unlink()
     events = folder / "events.jsonl"

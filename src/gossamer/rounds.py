@@ -23,15 +23,16 @@ import numpy as np
 
 from gossamer.checkpoint import Progress, latest_checkpoint, restore, write_checkpoint
 from gossamer.errors import ExperimentError, GossamerError, Interrupted, RunError
+from gossamer.evaluation import merge_models
 from gossamer.experiment import Experiment
 from gossamer.identity import about, same_experiment, same_world
 from gossamer.measuring import Measured, lines, measure, training_means
-from gossamer.record import Lock, Record, clean_up, read_json, read_table, write_json
+from gossamer.record import TABLES, Lock, Record, clean_up, read_json, read_table, write_json
 from gossamer.runs import Run, open_run, write_model
 
 if TYPE_CHECKING:
     from gossamer.backends import Backend
-    from gossamer.engines.local import Round
+    from gossamer.engines import Engine, Round
     from gossamer.federation import Federation
 
 STARTING_GUESS = (0.01, 300e6)
@@ -101,9 +102,9 @@ def resume(
             loop.progress, tensors, warnings = found
             for warning in warnings:
                 loop.warn(warning)
-            for table in ("metrics", "rounds"):
+            for table in TABLES:
                 read_table(place, table, loop.progress.parts)  # Damage shows now, not after the last round.
-            restore(federation.population.tensors(), tensors)
+            restore(federation.tensors(), tensors)
         reason = record["backend_reason"] if backend in (None, record["backend"]) else None
         return loop.start(lambda: place, backend or record["backend"], workers or experiment.workers, reason)
 
@@ -196,25 +197,29 @@ class _Loop:
             raise
 
     def _rounds(self, backend: Backend) -> None:
-        from gossamer.engines.local import play
-
         federation, experiment = self.federation, self.experiment
+        engine = self._engine(backend)
         nodes, rounds, first = federation.nodes, experiment.rounds, self.progress.rounds_done
         sent_N = np.array(self.progress.sent or [0] * nodes, dtype=np.int64)
         received_N = np.array(self.progress.received or [federation.setup_bytes] * nodes, dtype=np.int64)
         began = saved = time.perf_counter()
         constant, rate = STARTING_GUESS
-        saving, seconds_saving = constant + sum(t.nbytes for t in federation.population.tensors().values()) / rate, 0.0
+        saving, seconds_saving = constant + sum(t.nbytes for t in federation.tensors().values()) / rate, 0.0
         for round in range(first, rounds):
             clock = time.perf_counter()
-            result = play(federation, backend, round)
-            sent_N += result.sent_N
-            received_N += result.received_N
             last, every = round + 1 == rounds, experiment.evaluate.every
             due = last or (every > 0 and (round + 1) % every == 0)
-            before = time.perf_counter()
-            measured = measure(federation, backend, round + 1) if due else Measured()
-            seconds_evaluate = time.perf_counter() - before
+            early, measured, seconds_evaluate = experiment.evaluate.before_exchange, Measured(), 0.0
+            result = engine.train(round)
+            for stage in ("before the exchange", "after it"):
+                if stage == "after it":
+                    engine.exchange(result)
+                if due and early == (stage == "before the exchange"):
+                    before = time.perf_counter()
+                    measured = measure(federation, backend, round + 1, early)
+                    seconds_evaluate = time.perf_counter() - before
+            sent_N += result.sent_N
+            received_N += result.received_N
             for line in lines(federation, round + 1, result, measured, sent_N, received_N):
                 self.record.add("metrics", line)
             self.record.add(
@@ -225,12 +230,17 @@ class _Loop:
                     "participants": len(result.outcomes),
                     "communicated": result.communicated,
                     "bytes": self._bytes(result) + (self.about["setup_bytes"] if round == 0 else 0),
+                    "transfers": result.transfers,
+                    "simulated_seconds": result.clock,
                     "consensus_distance": measured.consensus_distance,
+                    "mergeability_gap": measured.mergeability_gap,
                     **{f"seconds_{phase}": value for phase, value in result.seconds.items()},
                     "seconds_evaluate": seconds_evaluate,
                     "seconds_checkpoint": seconds_saving,
                 },
             )
+            for line in measured.layers:
+                self.record.add("layers", line)
             now = time.perf_counter()
             self.tell(
                 "round",
@@ -245,7 +255,7 @@ class _Loop:
             seconds_saving, every = 0.0, experiment.checkpoint.every
             allowed = saving <= experiment.checkpoint.max_share * (now - saved)
             if last or self.stop_asked or (every > 0 and (round + 1) % every == 0 and allowed):
-                self._save(backend, round + 1, sent_N, received_N)
+                self._save(backend, round + 1, sent_N, received_N, engine)
                 saved = time.perf_counter()
                 saving = seconds_saving = saved - now
             if self.stop_asked and not last:
@@ -262,7 +272,14 @@ class _Loop:
         other = received_N.sum() if self.federation.has_server else self.about["setup_bytes"]
         return int(sent_N.sum() + other)
 
-    def _save(self, backend: Backend, done: int, sent_N: Any, received_N: Any) -> None:
+    def _engine(self, backend: Backend) -> Engine:
+        from gossamer.engines.events import Events
+        from gossamer.engines.local import Local
+
+        engine = Events if self.experiment.clock.kind == "events" else Local
+        return engine(self.federation, backend, self.progress.spent, self.progress.clock)
+
+    def _save(self, backend: Backend, done: int, sent_N: Any, received_N: Any, engine: Engine) -> None:
         self.federation.check_finite(done)
         self.record.flush()
         self.progress = Progress(
@@ -272,15 +289,17 @@ class _Loop:
             backend=backend.name,
             sent=tuple(map(int, sent_N)),
             received=tuple(map(int, received_N)),
+            spent=engine.spent,
+            clock=engine.clock,
         )
-        write_checkpoint(self.folder, self.progress, self.federation.population.tensors())
+        write_checkpoint(self.folder, self.progress, self.federation.tensors())
         self.record.event("checkpoint", round=done)
         self.tell("checkpoint", done)
 
     def _finish(self) -> None:
         federation = self.federation
         if federation.merges or federation.nodes == 1:
-            federation.merge_models(self.experiment.rounds)
+            merge_models(federation, self.experiment.rounds)
             write_model(self.folder, federation)
         seconds = open_run(self.folder, self.experiment).summary()["seconds"]
         self.about |= {"status": "finished", "seconds": round(seconds, 3)}
@@ -324,11 +343,11 @@ class _Loop:
                 signal.signal(number, former)
 
     def _warn_of_graph(self) -> None:
-        from gossamer.mixing import components
+        from gossamer.graphs import components
 
         if self.federation.method.world != "graph" or self.experiment.topology.varies:
             return
-        parts = components(self.federation.edges(0), self.federation.nodes)
+        parts = components(self.federation.exchanges.links(0), self.federation.nodes)
         if len(parts) > 1:
             sizes = ", ".join(str(len(p)) for p in sorted(parts, key=len))
             self.warn(

@@ -118,6 +118,8 @@ class Run:
             "validation_accuracy": sum(validation) / len(validation) if validation else None,
             "consensus_distance": distance[-1] if distance else None,
             "bytes": sum(rounds["bytes"]),
+            "transfers": sum(count or 0 for count in rounds["transfers"]),
+            "simulated_seconds": rounds["simulated_seconds"][-1] if rounds["simulated_seconds"] else None,
             "seconds": math.fsum(
                 value for name in rounds if name.startswith("seconds_") for value in rounds[name] if value is not None
             ),
@@ -150,6 +152,7 @@ class Run:
 
     def _node_model(self, node: int) -> nn.Module:
         from gossamer.checkpoint import latest_checkpoint, restore
+        from gossamer.evaluation import model_task
         from gossamer.federation import Federation
         from gossamer.rounds import one_thread
 
@@ -160,9 +163,9 @@ class Run:
             federation = Federation(self.experiment)
             if not 0 <= node < federation.nodes:
                 raise RunError(f"node {node} does not exist: nodes are 0..{federation.nodes - 1}")
-            restore(federation.population.tensors(), found[1])
+            restore(federation.tensors(), found[1])
             done = found[0].rounds_done
-            task = federation.model_task(node, done)
+            task = model_task(federation, node, done)
             if task.steps == 0:
                 federation.resident.load(task.row)
             else:

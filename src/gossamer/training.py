@@ -175,8 +175,11 @@ class Trainer:
         drifts = [None] * count if terms.drift is None else self.resident.split(terms.drift)
         return [Terms(terms.proximal, anchor, drift) for anchor, drift in zip(anchors, drifts, strict=True)]
 
-    def train(self, task: Task, node: int, round: int) -> Result:
+    def train(self, task: Task, node: int, round: int, played: int | None = None) -> Result:
         """Local work of one node in one round. The result's tensors are valid until the next call.
+
+        `round` keys the dice; the learning rate is that of `played`, the round of the run, where the two differ (by the
+        clock every node counts its own).
 
         Raises NodeError where the loss is not finite; an exception of the user's module passes through.
         """
@@ -184,7 +187,8 @@ class Trainer:
         resident.load(task.row)
         for name, slot in self._slots.items():
             slot.zero_() if task.slots is None else slot.copy_(task.slots[name])
-        lr, terms = learner.rate(round, experiment.rounds), self._terms(task.terms)
+        lr = learner.rate(round if played is None else played, experiment.rounds)
+        terms = self._terms(task.terms)
         loss_sum, correct, seen, step = 0.0, 0, 0, -1
         module = resident.module if resident.module.training else resident.module.train()
         self._dice.manual_seed(torch_seed(experiment.seed, "modules", node, round))

@@ -21,7 +21,7 @@ class Aggregator(Plug):
     """Base of the aggregators: `aggregate` maps updates [N, D] and weights [N] to one update [D]."""
 
     linear: ClassVar[bool] = False
-    """True where the result is sum_i weights_i * updates_i / sum_i weights_i."""
+    """True where the result is sum_i weights_i * updates_i / sum_i weights_i, put through `finish`."""
 
     def aggregate(
         self, updates_ND: Tensor, weights_N: Tensor, own_D: Tensor | None = None, layout: Layout | None = None
@@ -31,3 +31,14 @@ class Aggregator(Plug):
         On a graph the receiver's own row is among the updates (with its own weight) and is also given as `own_D`.
         """
         raise NotImplementedError
+
+    def statistics(self, update_D: Tensor, layout: Layout) -> Tensor | None:
+        """What a linear rule wants to know of each message besides its sum: numbers [S]; None: nothing."""
+        return None
+
+    def finish(self, mixed_D: Tensor, stats_NS: Tensor, weights_N: Tensor, own: int | None, layout: Layout) -> Tensor:
+        """The result of a linear rule from the weighted mean and the statistics of the N messages in it.
+
+        `own` is the place of the receiver's own model among them. Asked only where `statistics` gives numbers.
+        """
+        return mixed_D

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from gossamer.counts import Counts
-    from gossamer.federation import Outcome
+    from gossamer.federation import Outcome, Work
     from gossamer.topologies import Array
     from gossamer.wire import Message
 
@@ -25,6 +25,8 @@ class Job:
     test: bool = True
     start: int = 0
     stop: int = 0
+    before: bool = False
+    """Whether the node's model is taken as its local work left it, before the exchange of the round."""
 
 
 class Backend(Protocol):
@@ -38,6 +40,12 @@ class Backend(Protocol):
 
         Where the federation keeps messages (`federation.sent`), they are written there as well.
         """
+
+    def submit(self, work: Work) -> None:
+        """By the clock: begin local work; what it needs stays as it is until it is collected."""
+
+    def collect(self, work: Work) -> Outcome:
+        """By the clock: wait for local work that was submitted; its message is then in its mail slot."""
 
     def evaluate(self, jobs: list[Job]) -> Iterator[tuple[Counts, Counts]]:
         """(validation, test) counts of each job, in order."""

@@ -47,7 +47,7 @@ def choose(federation: Federation, name: str, workers: int | None) -> tuple[Back
 
 def _seconds_per_step(federation: Federation) -> float:
     """Median time of one local step at node 0, measured on scratch state."""
-    task, _, _ = federation.prepare(0, 0, np.arange(federation.nodes))
+    task, _ = federation.prepare(0, 0, np.arange(federation.nodes))
     probe = Task(task.row, task.terms, task.slots, steps=1)
     times = []
     for _ in range(4):

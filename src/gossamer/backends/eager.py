@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from gossamer.backends import Job
 from gossamer.counts import Counts
+from gossamer.evaluation import evaluate_merged, evaluate_node
 
 if TYPE_CHECKING:
-    from gossamer.federation import Federation, Outcome
+    from gossamer.federation import Federation, Outcome, Work
     from gossamer.topologies import Array
     from gossamer.wire import Message
 
@@ -22,11 +23,20 @@ class Eager:
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
+        self._done: dict[Work, Outcome] = {}
 
     def train(self, round: int, participants: Array) -> Iterator[tuple[Outcome, Message]]:
         """One participant after the other."""
         for node in participants.tolist():
             yield work(self.federation, node, round, participants)
+
+    def submit(self, work: Work) -> None:
+        """Do it now."""
+        self._done[work] = self.federation.begun_work(work)
+
+    def collect(self, work: Work) -> Outcome:
+        """What it gave."""
+        return self._done.pop(work)
 
     def evaluate(self, jobs: list[Job]) -> Iterator[tuple[Counts, Counts]]:
         """One job after the other."""
@@ -46,5 +56,5 @@ def work(federation: Federation, node: int, round: int, participants: Array) -> 
 def measure(federation: Federation, job: Job) -> tuple[Counts, Counts]:
     """One evaluation."""
     if job.node >= 0:
-        return federation.evaluate_node(job.node, job.round, job.test)
-    return Counts.none(len(federation.shards.classes)), federation.evaluate_merged(job.round, job.start, job.stop)
+        return evaluate_node(federation, job.node, job.round, job.test, job.before)
+    return Counts.none(len(federation.shards.classes)), evaluate_merged(federation, job.round, job.start, job.stop)

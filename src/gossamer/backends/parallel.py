@@ -25,7 +25,7 @@ from gossamer.population import shared
 
 if TYPE_CHECKING:
     from gossamer.counts import Counts
-    from gossamer.federation import Federation, Outcome
+    from gossamer.federation import Federation, Outcome, Work
     from gossamer.topologies import Array
     from gossamer.wire import Message
 
@@ -38,6 +38,7 @@ class _Worker:
     process: Any
     pipe: Connection
     pending: deque[int] = field(default_factory=deque)
+    works: deque[Work] = field(default_factory=deque)
 
 
 def cores() -> int:
@@ -58,6 +59,8 @@ class Parallel:
         self._chunk = 8 if federation.layout.size <= 1_000_000 else 1
         self._window = AHEAD * self.workers
         self._slots: dict[str, Any] = {}
+        self._waiting: deque[Work] = deque()
+        self._done: dict[Work, Outcome] = {}
         if federation.folds:
             slots = self._window * self._chunk
             self._slots = {name: shared(slots, value) for name, value in federation.received_like.items()}
@@ -92,6 +95,31 @@ class Parallel:
                 slot = request[4] + position
                 views = {name: rows[outcome.node] for name, rows in sent.items()}
                 yield outcome, views or {name: rows[slot] for name, rows in self._slots.items()}
+
+    def submit(self, work: Work) -> None:
+        """It goes to a worker as soon as one is free."""
+        self._waiting.append(work)
+        self._hand_out()
+
+    def collect(self, work: Work) -> Outcome:
+        """Wait for its worker."""
+        while work not in self._done:
+            busy = {worker.pipe: worker for worker in self._crew if worker.works}
+            for pipe in wait(list(busy)):
+                worker = busy[pipe]  # type: ignore[index]
+                answer = self._receive(worker)
+                self._done[worker.works.popleft()] = answer
+            self._hand_out()
+        return self._done.pop(work)
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            worker = min(self._crew, key=lambda w: len(w.works))
+            if len(worker.works) >= AHEAD:
+                return
+            work = self._waiting.popleft()
+            self._send(worker, ("begun", work))
+            worker.works.append(work)
 
     def evaluate(self, jobs: list[Job]) -> Iterator[tuple[Counts, Counts]]:
         """Jobs go to whichever worker is free."""
@@ -181,6 +209,8 @@ def _serve(federation: Federation, slots: dict[str, Any], pipe: Connection, inhe
 def _answer(federation: Federation, slots: dict[str, Any], request: Any) -> Any:
     if request[0] == "evaluate":
         return measure(federation, request[1])
+    if request[0] == "begun":
+        return federation.begun_work(request[1])
     _, round, start, stop, slot = request
     participants, outcomes = federation.participants(round), []
     for position, node in enumerate(participants[start:stop].tolist()):

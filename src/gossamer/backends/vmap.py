@@ -17,6 +17,7 @@ import numpy as np
 from gossamer.backends import Job
 from gossamer.backends.eager import measure
 from gossamer.errors import ExperimentError, GossamerError, NodeError
+from gossamer.evaluation import model_task
 from gossamer.federation import node_error
 from gossamer.methods import Result, Task, Terms
 from gossamer.preprocessing import augment
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gossamer.counts import Counts
-    from gossamer.federation import Federation, Outcome
+    from gossamer.federation import Federation, Outcome, Work
     from gossamer.topologies import Array
     from gossamer.wire import Message
 
@@ -56,6 +57,8 @@ class Vmap:
             raise ExperimentError(f"backend = 'vmap': {drawing[0]} draws random numbers; use 'eager' or 'parallel'")
         self._gradient = torch.func.vmap(torch.func.grad_and_value(self._loss, has_aux=True))
         self._agree()
+        self._waiting: list[Work] = []
+        self._done: dict[Work, Outcome] = {}
 
     def _loss(self, row_T: Tensor, inputs_B: Tensor, labels_B: Tensor, mask_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of one node over the items that count, and how many it got right."""
@@ -85,7 +88,7 @@ class Vmap:
         batch = [next(iter(items.round_batches(federation.experiment.seed, k, 0, learner, 1))) for k in nodes]
         width = min(len(index) for index in batch)
         index_nB = torch.stack([index[:width] for index in batch])
-        rows_nT = torch.stack([federation.model_task(k, 0).row[: federation.layout.trainable] for k in nodes])
+        rows_nT = torch.stack([model_task(federation, k, 0).row[: federation.layout.trainable] for k in nodes])
         resident.module.train()
         # Padded by one item that does not count, as short batches are: items must not see one another.
         padded = torch.cat([index_nB, index_nB[:, :1]], dim=1)
@@ -131,12 +134,12 @@ class Vmap:
         federation = self.federation
         try:
             prepared = [federation.prepare(node, round, participants) for node in nodes]
-            results = self._run([task for task, _, _ in prepared], nodes, round)
+            results = self._run([task for task, _ in prepared], nodes, round, round)
         except GossamerError:
             raise
         except Exception as error:
             raise node_error(error, nodes[0], round + 1, "train") from error
-        for node, (task, view, _), result in zip(nodes, prepared, results, strict=True):
+        for node, (task, view), result in zip(nodes, prepared, results, strict=True):
             into = {name: rows[node] for name, rows in federation.sent.items()}
             try:
                 yield federation.finish(task, result, view, into or None)
@@ -145,7 +148,39 @@ class Vmap:
             except Exception as error:
                 raise node_error(error, node, round + 1, "finish") from error
 
-    def _run(self, tasks: list[Task], nodes: list[int], round: int) -> list[Result]:
+    def submit(self, work: Work) -> None:
+        """It waits for others, to be trained with them."""
+        self._waiting.append(work)
+
+    def collect(self, work: Work) -> Outcome:
+        """Train what waits, works with the same dice and learning rate together, as many as make a batch."""
+        if work not in self._done:
+            alike = [w for w in self._waiting if (w.tick, w.round) == (work.tick, work.round)]
+            place = alike.index(work)
+            batch = alike[place - place % CHUNK :][:CHUNK]
+            self._waiting = [w for w in self._waiting if w not in batch]
+            self._begun(batch)
+        return self._done.pop(work)
+
+    def _begun(self, works: list[Work]) -> None:
+        federation, first = self.federation, works[0]
+        nodes, everybody = [work.node for work in works], np.arange(self.federation.nodes)
+        try:
+            prepared = []
+            for work in works:
+                state = {name: slots[work.snapshot] for name, slots in federation.snapshots.items()}
+                prepared.append(federation.prepare(work.node, work.tick, everybody, state))
+            results = self._run([task for task, _ in prepared], nodes, first.tick, first.round)
+            for work, (task, view), result in zip(works, prepared, results, strict=True):
+                into = {name: slots[work.result] for name, slots in federation.mail.items()}
+                outcome, _ = federation.finish(task, result, view, into, exactly=not federation.has_server)
+                self._done[work] = outcome
+        except GossamerError:
+            raise
+        except Exception as error:
+            raise node_error(error, first.node, first.round + 1, "train") from error
+
+    def _run(self, tasks: list[Task], nodes: list[int], round: int, played: int) -> list[Result]:
         import torch
 
         experiment, learner = self.federation.experiment, self.federation.experiment.learner
@@ -164,7 +199,7 @@ class Vmap:
                 for name, slot in slots.items():
                     slot[place].copy_(given[name])
         terms = _stacked([tasks[i].terms for i in order])
-        lr = learner.rate(round, experiment.rounds)
+        lr = learner.rate(played, experiment.rounds)
         loss, right, seen = np.zeros(len(tasks)), np.zeros(len(tasks)), np.zeros(len(tasks))
         for step in range(max(map(len, plans), default=0)):
             active = [i for i in order if len(plans[i]) > step]

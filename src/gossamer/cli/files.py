@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,10 @@ from gossamer.cli.output import File, Json, Settings, console, emit, say, table
 from gossamer.errors import ExperimentError
 
 if TYPE_CHECKING:
+    from gossamer.graphs import GraphFacts
     from gossamer.learners import Learner
     from gossamer.planning import Plan
+    from gossamer.topologies import Topology
 
 app = typer.Typer()
 
@@ -114,30 +117,92 @@ def _facts(one: Plan) -> list[list[str]]:
     elif graph is None:
         lines.append(["who hears whom", "the server hears the participants, the participants hear the server"])
     else:
-        degree = (
-            str(graph.degree_min) if graph.degree_min == graph.degree_max else f"{graph.degree_min}–{graph.degree_max}"
-        )
-        gap = graph.spectral_gap_note if graph.spectral_gap is None else f"{graph.spectral_gap:.4g}"
-        links = "one-way edges" if graph.directed else "links"
-        whole = "connected" if graph.components == 1 else f"{graph.components} components"
-        lines.append(["graph", f"{experiment.topology.kind}: {graph.edges} {links}, degree {degree}, {whole}"])
-        lines.append(["mixing", f"{experiment.topology.weights}, {graph.stochasticity} stochastic, spectral gap {gap}"])
+        lines += _graph_lines(experiment.topology, graph)
         hears = _hears(one)
         shown = len(hears) if len(hears) <= FEW else 4
-        told = [f"{node} hears {', '.join(map(str, others))}" for node, others in enumerate(hears[:shown])]
+        told = [f"{node} hears {', '.join(map(str, others)) or 'nobody'}" for node, others in enumerate(hears[:shown])]
         more = f"\n... and {len(hears) - shown} more (--json has all)" if len(hears) > shown else ""
-        lines.append(["who hears whom", "\n".join(told) + more])
+        when = "" if graph.rounds == 1 else " (round 1)"
+        lines.append([f"who hears whom{when}", "\n".join(told) + more])
     lines += [
         ["message", f"{size(one.message_bytes['up'])} up, {size(one.message_bytes['down'])} down"],
+        ["over time", _over_time(one)],
+        ["simulated time", f"{one.seconds[-1]:.4g} s, {_clock(one)}"],
         [
             "sent",
-            f"{size(one.bytes_per_round)} a round, {size(one.bytes_total)} in all ({count(one.bytes_total)} bytes)",
+            f"{'at most ' if one.at_most else ''}{count(sum(one.transfers))} models, {size(one.bytes_per_round)} "
+            f"a round, {size(one.bytes_total)} in all ({count(one.bytes_total)} bytes)",
         ],
         ["set-up", size(one.setup_bytes)] if one.setup_bytes else [],
         ["memory", f"about {units.size(one.memory_bytes['total'])} at most: {memory}"],
         ["back end", one.backend],
     ]
     return [line for line in lines if line and line[1]]
+
+
+def _graph_lines(topology: Topology, graph: GraphFacts) -> list[list[str]]:
+    """The lines about the graph and its mixing matrices; of a graph over time, about all rounds that were looked at."""
+    links = "one-way edges" if graph.directed else "links"
+    low, high = graph.degree_min, graph.degree_max
+    parts = [
+        f"{topology.kind}: {round(graph.edges, 2):.12g} {links}{' a round' if graph.rounds > 1 else ''}",
+        f"degree {low}" if low == high else f"degree {low}–{high}",
+        ("connected" if graph.components == 1 else f"{graph.components} components")
+        + (f" over {graph.rounds} rounds" if graph.rounds > 1 else ""),
+    ]
+    weights = topology.weights if topology.own_weight is None else f"own weight {topology.own_weight:g}"
+    facts = [weights, f"{graph.stochasticity} stochastic"]
+    gap = graph.spectral_gap_note
+    if graph.spectral_gap is not None:
+        gap = f"{graph.spectral_gap:.4g}" + (f" ({graph.spectral_gap_note})" if graph.spectral_gap_note else "")
+    if graph.contraction is not None:
+        kept = f"each round keeps {max(0.0, round(graph.contraction, 12)):.4g} of the squared distance to consensus"
+        kept += f" ({graph.contraction_note})" if graph.contraction_note else ""
+        facts.append(kept + (f" and moves the mean by {graph.drift:.2g} of it" if graph.drift else ""))
+    if graph.exact_after is not None:
+        facts.append(f"the exact mean after {graph.exact_after} round{'s' if graph.exact_after > 1 else ''}")
+    return [["graph", ", ".join(parts)], ["mixing", ", ".join([*facts, f"spectral gap {gap}"])]]
+
+
+def _clock(one: Plan) -> str:
+    """'in rounds, all wait for the slowest' or what happens by the clock."""
+    needs = one.needs
+    if needs is None:
+        return "in rounds, where all wait for the slowest"
+    return (
+        f"by the clock: {needs.works} works, {needs.merges} merges of models {needs.staleness_mean:.2g} works old on "
+        f"average, {needs.staleness_max} at most"
+    )
+
+
+BARS = " ▁▂▃▄▅▆▇█"
+"""Nothing, then an eighth to all of the links."""
+
+
+def _over_time(one: Plan) -> str:
+    """The intensity of communication over the rounds, drawn; empty where the whole topology is used throughout."""
+    found, sent = one.intensities, one.transfers
+    # What the budget leaves out is not sent.
+    shown = [0.0 if count == 0 else intensity for intensity, count in zip(found, sent, strict=True)] if found else []
+    if not shown or all(intensity == 1 for intensity in shown):
+        return ""
+    width = min(len(shown), 60)
+    columns = [shown[i * len(shown) // width : (i + 1) * len(shown) // width] for i in range(width)]
+    drawn = ""
+    for column in columns:
+        top = max(column)
+        drawn += "A" if top == math.inf else BARS[math.ceil(min(1.0, top) * 8)]
+    merges = [round + 1 for round, intensity in enumerate(shown) if intensity == math.inf]
+    shares = sorted({intensity for intensity in shown if 0 < intensity <= 1})
+    told = [f"{sum(intensity > 0 for intensity in shown)} of {len(shown)} rounds with an exchange"]
+    if shares:
+        told.append(f"share of links {shares[0]:.3g}" + (f" to {shares[-1]:.3g}" if len(shares) > 1 else ""))
+    if merges:
+        several = f"s {merges[0]} to {merges[-1]} ({len(merges)})" if len(merges) > 1 else f" {merges[0]}"
+        told.append(f"A: all-reduce in round{several}")
+    if one.experiment.schedule.final == "gossip":
+        told.append(f"{one.experiment.schedule.final_rounds} exchanges at the end")
+    return f"|{drawn}|\n{', '.join(told)}"
 
 
 def _local_work(learner: Learner) -> str:

@@ -1,129 +1,209 @@
-"""The local engine: one machine, where a round's messages are rows of a matrix.
+"""The local engine in rounds: one machine, where a round's messages are rows of a matrix.
 
 With a server and a linear aggregator, messages fold into one running mean as they arrive: memory does not grow with the
-cohort. On a graph the population is mixed by a sparse matrix product, a block of receivers at a time.
+cohort. On a graph the population is mixed by a sparse matrix product, a block of receivers at a time; an all-reduce is
+one mean for everybody.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gossamer.clocks import round_seconds
+from gossamer.engines import Round
 from gossamer.errors import ExperimentError, GossamerError, NodeError
 from gossamer.federation import node_error
 from gossamer.methods import Inbox
 from gossamer.mixing import mix
 from gossamer.population import Fold
+from gossamer.schedules import Observed
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
     from torch import Tensor
 
     from gossamer.backends import Backend
-    from gossamer.federation import Federation, Outcome
+    from gossamer.exchanges import Exchange
+    from gossamer.federation import Federation
     from gossamer.topologies import Array
 
 RECEIVERS = 16
 """Receivers merged at a time on a sparse graph: their mixed rows stay in cache until they are merged."""
 
 
-@dataclass
-class Round:
-    """What happened in one round."""
+class Local:
+    """Plays rounds: local work at all participants, then exchange, then merge at every receiver."""
 
-    outcomes: list[Outcome]
-    communicated: bool
-    sent_N: Array
-    """Bytes each node sent."""
-    received_N: Array
-    seconds: dict[str, float] = field(default_factory=dict)
+    def __init__(self, federation: Federation, backend: Backend, spent: int = 0, clock: float = 0.0) -> None:
+        self.federation, self.backend = federation, backend
+        self.spent, self.clock = spent, clock
+        self._folds: dict[str, Fold] = {}
+        self._stats: list[Tensor] = []
+
+    def train(self, round: int) -> Round:
+        """The local work of a round; what the nodes would send lies in `federation.sent`, or is folded already."""
+        federation = self.federation
+        participants = federation.participants(round)
+        result = Round(round, participants, federation.nodes)
+        self._folds, self._stats = {}, []
+        clock = time.perf_counter()
+        for outcome, message in self.backend.train(round, participants):
+            result.outcomes.append(outcome)
+            if federation.folds:
+                for name, value in message.items():
+                    self._folds.setdefault(name, Fold()).add(value, outcome.weight)
+        result.seconds["train"] = time.perf_counter() - clock
+        return result
+
+    def exchange(self, result: Round) -> None:
+        """The end of a round: exchange and merge, unless nothing is sent."""
+        federation = self.federation
+        seconds = 0.0
+        if federation.has_server:
+            _at_server(federation, result, self._folds)
+            seconds = self._seconds(result, None)
+        elif federation.method.world == "graph":
+            observed = observe(federation, result) if federation.experiment.schedule.looks else None
+            clock = time.perf_counter()
+            exchanges = federation.exchanges.of(result.round, result.participants, self.spent, observed)
+            result.seconds["exchange"] += time.perf_counter() - clock
+            _on_graph(federation, result, exchanges)
+            self.spent += result.transfers
+            seconds = self._seconds(result, exchanges)
+        else:
+            seconds = self._seconds(result, [])
+        self.clock += seconds
+        result.clock = self.clock
+
+    def _seconds(self, result: Round, exchanges: list[Exchange] | None) -> float:
+        """Simulated seconds of the round."""
+        federation = self.federation
+        experiment = federation.experiment
+        return round_seconds(
+            experiment.clock,
+            experiment.seed,
+            result.round,
+            result.participants,
+            federation.steps_N,
+            None if exchanges is None else [None if e.everyone else e.edges_E2 for e in exchanges],
+            federation.up_bytes,
+            federation.down_bytes,
+        )
 
 
-def play(federation: Federation, backend: Backend, round: int) -> Round:
-    """One round: local work at the participants, exchange, merge at every receiver."""
-    participants = federation.participants(round)
-    communicated = federation.communicates(round)
+def _at_server(federation: Federation, result: Round, folds: dict[str, Fold]) -> None:
     clock = time.perf_counter()
-    outcomes: list[Outcome] = []
-    folds: dict[str, Fold] = {}
-    for outcome, message in backend.train(round, participants):
-        outcomes.append(outcome)
-        if federation.folds:
-            for name, value in message.items():
-                folds.setdefault(name, Fold()).add(value, outcome.weight)
-    seconds = {"train": time.perf_counter() - clock, "exchange": 0.0, "merge": 0.0}
-    nodes = federation.nodes
-    result = Round(outcomes, communicated, np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), seconds)
-    if federation.has_server:
-        _at_server(federation, result, folds, participants, round)
-    elif federation.method.world == "graph":
-        _on_graph(federation, result, participants, round)
-    return result
-
-
-def _at_server(federation: Federation, result: Round, folds: dict[str, Fold], participants: Array, round: int) -> None:
-    clock = time.perf_counter()
+    participants = result.participants
+    result.communicated, result.transfers = True, 2 * len(participants)
     result.sent_N[participants] = federation.up_bytes
     result.received_N[participants] = federation.down_bytes
     weights = [outcome.weight for outcome in result.outcomes]
     total = float(sum(weights))
     if total <= 0:
-        raise ExperimentError(f"round {round + 1}: the weights of all participants are zero; use weighting = 'uniform'")
+        raise ExperimentError(
+            f"round {result.round + 1}: the weights of all participants are zero; use weighting = 'uniform'"
+        )
     if federation.folds:
         fields = {name: fold.mean() for name, fold in folds.items()}
     else:
-        fields = _aggregated(federation, participants, weights, None, round)
-    result.seconds["exchange"] = time.perf_counter() - clock
-    clock = time.perf_counter()
-    view = federation.view(-1, round, participants)
-    federation.merge(-1, Inbox(fields, len(participants), total), view)
-    result.seconds["merge"] = time.perf_counter() - clock
-
-
-def _on_graph(federation: Federation, result: Round, participants: Array, round: int) -> None:
-    present = np.zeros(federation.nodes, dtype=bool)
-    present[participants] = True
-    clock = time.perf_counter()
-    if result.communicated:
-        weights_NN = federation.mixing(round, participants)
-    else:
-        from scipy.sparse import eye_array
-
-        weights_NN = eye_array(federation.nodes, format="csr")
-    own_N = weights_NN.diagonal()
-    degrees = np.diff(weights_NN.indptr) - (own_N != 0)
-    senders = weights_NN.indices[
-        weights_NN.indices != np.repeat(np.arange(federation.nodes), np.diff(weights_NN.indptr))
-    ]
-    result.sent_N[:] = np.bincount(senders, minlength=federation.nodes) * federation.up_bytes
-    result.received_N[:] = degrees * federation.up_bytes
+        fields = aggregated(federation, participants, weights, None, result.round)
     result.seconds["exchange"] += time.perf_counter() - clock
+    clock = time.perf_counter()
+    view = federation.view(-1, result.round, participants)
+    federation.merge(-1, Inbox(fields, len(participants), total), view)
+    result.seconds["merge"] += time.perf_counter() - clock
+
+
+def _on_graph(federation: Federation, result: Round, exchanges: list[Exchange]) -> None:
+    """Exchange after exchange; all but the last change what is sent, the last is merged."""
+    round, participants = result.round, result.participants
+    for exchange in exchanges:
+        result.communicated = True
+        result.transfers += exchange.transfers
+        sent_N, received_N = federation.traffic(exchange, participants, round)
+        result.sent_N += sent_N
+        result.received_N += received_N
+    for exchange in exchanges[:-1]:
+        clock = time.perf_counter()
+        mixed = {name: rows.clone() for name, rows in federation.sent.items()}
+        for receiver, inbox in _inboxes(federation, exchange, participants, round):
+            for name, value in inbox.fields.items():
+                mixed[name][receiver].copy_(value)
+        federation.send_again(mixed, participants)
+        result.seconds["exchange"] += time.perf_counter() - clock
+    clock = time.perf_counter()
+    for receiver, inbox in _inboxes(federation, exchanges[-1] if exchanges else None, participants, round):
+        result.seconds["exchange"] += time.perf_counter() - clock
+        clock = time.perf_counter()
+        federation.merge(receiver, inbox, federation.view(receiver, round, participants))
+        result.seconds["merge"] += time.perf_counter() - clock
+        clock = time.perf_counter()
+
+
+def _inboxes(
+    federation: Federation, exchange: Exchange | None, participants: Array, round: int
+) -> Iterator[tuple[int, Inbox]]:
+    """What each participant has after an exchange (None: there was none). Valid until the next is asked for."""
+    if exchange is None:
+        source = federation.exact or federation.sent
+        for receiver in participants.tolist():
+            yield receiver, Inbox({name: rows[receiver] for name, rows in source.items()}, 0, 0.0)
+        return
+    stats = _statistics(federation, participants)
+    if exchange.everyone:
+        even = [1.0] * len(participants)
+        fields = aggregated(federation, participants, even, None, round)
+        if stats is not None:
+            fields["row"] = federation.finished(fields["row"], stats[participants], even, None)
+        for receiver in participants.tolist():
+            yield receiver, Inbox(fields, len(participants) - 1, 1.0 - 1.0 / len(participants), everyone=True)
+        return
+    weights_NN = federation.mixing(exchange.edges_E2, round)
+    own_N = weights_NN.diagonal()
+    degree_N = np.diff(weights_NN.indptr) - (own_N != 0)
     linear = federation.experiment.aggregator.linear
     size = receivers_at_once(federation.nodes, weights_NN.nnz)
     outs = {name: rows.new_empty((size, *rows.shape[1:])) for name, rows in federation.sent.items()} if linear else {}
-    for start in range(0, federation.nodes, size):
-        clock = time.perf_counter()
-        block = range(start, min(start + size, federation.nodes))
+    for start in range(0, len(participants), size):
+        block = participants[start : start + size]
         mixed = _mixed(federation, weights_NN, own_N, block, outs)
-        result.seconds["exchange"] += time.perf_counter() - clock
-        for receiver in block:
-            if not present[receiver]:
-                continue
-            clock = time.perf_counter()
+        for place, receiver in enumerate(block.tolist()):
+            span = slice(weights_NN.indptr[receiver], weights_NN.indptr[receiver + 1])
+            heard, given = weights_NN.indices[span], weights_NN.data[span]
             if linear:
-                fields = {name: rows[receiver - start] for name, rows in mixed.items()}
+                fields = {name: rows[place] for name, rows in mixed.items()}
+                if stats is not None:
+                    own = place_of(receiver, heard)
+                    fields["row"] = federation.finished(fields["row"], stats[heard], given.tolist(), own)
             else:
-                span = slice(weights_NN.indptr[receiver], weights_NN.indptr[receiver + 1])
-                heard, given = weights_NN.indices[span], weights_NN.data[span]
-                fields = _aggregated(federation, heard, given.tolist(), receiver, round)
-            result.seconds["exchange"] += time.perf_counter() - clock
-            clock = time.perf_counter()
-            inbox = Inbox(fields, int(degrees[receiver]), 1.0 - float(own_N[receiver]))
-            federation.merge(receiver, inbox, federation.view(receiver, round, participants))
-            result.seconds["merge"] += time.perf_counter() - clock
+                fields = aggregated(federation, heard, given.tolist(), receiver, round)
+            yield receiver, Inbox(fields, int(degree_N[receiver]), 1.0 - float(own_N[receiver]))
+
+
+def place_of(receiver: int, heard: Array) -> int | None:
+    """The place of a receiver among those it hears, in ascending order; None where its own weight is zero."""
+    place = int(np.searchsorted(heard, receiver))
+    return place if place < len(heard) and heard[place] == receiver else None
+
+
+def _statistics(federation: Federation, participants: Array) -> Tensor | None:
+    """What a linear rule wants to know of each message, [N, S]; None where it wants nothing."""
+    if not federation.corrects:
+        return None
+    rule, layout, rows_ND = federation.experiment.aggregator, federation.layout, federation.sent["row"]
+    found: Tensor | None = None
+    for node in participants.tolist():
+        stats_S = rule.statistics(rows_ND[node], layout)
+        if stats_S is None:
+            return None
+        if found is None:
+            found = stats_S.new_zeros((federation.nodes, len(stats_S)))
+        found[node].copy_(stats_S)
+    return found
 
 
 def receivers_at_once(nodes: int, nonzeros: int) -> int:
@@ -132,13 +212,13 @@ def receivers_at_once(nodes: int, nonzeros: int) -> int:
 
 
 def _mixed(
-    federation: Federation, weights_NN: csr_array, own_N: Array, block: range, outs: dict[str, Tensor]
+    federation: Federation, weights_NN: csr_array, own_N: Array, block: Array, outs: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """W @ rows for a block of receivers, [B, ...] for each field; the own row is exact where messages are not."""
-    part_BN = weights_NN[block.start : block.stop]
+    part_BN = weights_NN[block]
     if federation.exact:
         # What others decode of a row is not quite the row: the own part is added from the exact one.
-        places = np.repeat(np.arange(block.start, block.stop), np.diff(part_BN.indptr))
+        places = np.repeat(block, np.diff(part_BN.indptr))
         part_BN.data[part_BN.indices == places] = 0.0
         part_BN.eliminate_zeros()
     mixed = {}
@@ -146,41 +226,51 @@ def _mixed(
         rows_ND, out = federation.sent[name], buffer[: len(block)]
         mix(part_BN, rows_ND.flatten(1), out.flatten(1))
         if name in federation.exact:
-            for place, receiver in enumerate(block):
+            for place, receiver in enumerate(block.tolist()):
                 out[place].add_(federation.exact[name][receiver], alpha=float(own_N[receiver]))
         mixed[name] = out
     return mixed
 
 
-def _aggregated(
+def aggregated(
     federation: Federation, heard: Array, weights: list[float], receiver: int | None, round: int
 ) -> dict[str, Tensor]:
     """Each field of the messages of `heard`, put through the aggregator; single numbers take the weighted mean."""
     import torch
 
+    rule = federation.experiment.aggregator
     weights_N = torch.tensor(weights, dtype=torch.float64)
     fields = {}
     for name, rows in federation.sent.items():
+        if rule.linear and receiver is None:
+            fold = Fold()
+            for node, weight in zip(heard.tolist(), weights, strict=True):
+                fold.add(rows[node], weight)
+            fields[name] = fold.mean()
+            continue
         updates_ND = rows[torch.from_numpy(np.asarray(heard, dtype=np.int64))].flatten(1)
         own_D = None
         if receiver is not None:
             own_D = federation.exact.get(name, rows)[receiver].flatten().clone()
-            updates_ND[int(np.searchsorted(heard, receiver))] = own_D
-        if updates_ND.shape[1] == 1:
-            weight = weights_N.to(updates_ND.dtype)
-            fields[name] = ((weight @ updates_ND) / weight.sum()).view(rows.shape[1:])
-        else:
-            who = -1 if receiver is None else receiver
-            fields[name] = _by_rule(federation, updates_ND, weights_N, own_D, who, round).view(rows.shape[1:])
+            if (place := place_of(receiver, heard)) is not None:
+                updates_ND[place] = own_D
+        who = -1 if receiver is None else receiver
+        fields[name] = by_rule(federation, updates_ND, weights_N, own_D, who, round).view(rows.shape[1:])
     return fields
 
 
-def _by_rule(
+def by_rule(
     federation: Federation, updates_ND: Tensor, weights_N: Tensor, own_D: Tensor | None, receiver: int, round: int
 ) -> Tensor:
-    """What the aggregator makes of updates. Raises NodeError where it fails or gives something else than one update."""
+    """What the aggregator makes of updates; single numbers take the weighted mean.
+
+    Raises NodeError where it fails or gives something else than one update.
+    """
     import torch
 
+    if updates_ND.shape[1] == 1:
+        weights_N = weights_N.to(updates_ND.dtype)
+        return (weights_N @ updates_ND) / weights_N.sum()
     rule = federation.experiment.aggregator
     try:
         merged: object = rule.aggregate(updates_ND, weights_N, own_D, federation.layout)
@@ -193,3 +283,20 @@ def _by_rule(
         reason = f"{type(rule).__name__}.aggregate returned {found}, expected shape [{updates_ND.shape[1]}]"
         raise NodeError(receiver, round + 1, "aggregate", reason)
     return merged
+
+
+def observe(federation: Federation, result: Round) -> Observed:
+    """Consensus distance and gradient norm of the models that the nodes would send, in float64."""
+    rows_ND, before_ND = federation.sent["row"], federation.population.state["row"]
+    nodes = result.participants.tolist()
+    mean, step = Fold(), Fold()
+    for node in nodes:
+        mean.add(rows_ND[node], 1.0)
+        step.add(before_ND[node] - rows_ND[node], 1.0)
+    middle_D, trainable = mean.mean(), federation.layout.trainable
+    square = sum(float((rows_ND[node] - middle_D).double().square().sum()) for node in nodes) / len(nodes)
+    experiment = federation.experiment
+    rate = experiment.learner.rate(result.round, experiment.rounds)
+    steps = float(np.mean(federation.steps_N[result.participants])) or 1.0
+    norm = float(step.mean()[:trainable].double().norm()) / (rate * steps)
+    return Observed(square**0.5, norm)

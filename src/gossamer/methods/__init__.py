@@ -122,6 +122,11 @@ class Inbox:
     fields: State
     count: int
     weight: float
+    everyone: bool = False
+    """Whether this was an all-reduce: every node gets the same fields."""
+    staleness: tuple[int, ...] = ()
+    """By the clock, of each message: at a server, the merges since its sender took the model it trained on; on a graph,
+    the local works that its sender is behind the receiver (negative: ahead)."""
 
 
 class Method(Plug):
@@ -134,6 +139,16 @@ class Method(Plug):
     personal: ClassVar[bool] = False
     """Whether each node ends with a model of its own although there is a server."""
 
+    asynchronous: ClassVar[bool] = False
+    """Whether it can run by the clock, where models change while others train (`gossamer.clocks.events`)."""
+
+    @property
+    def buffered(self) -> int:
+        """By the clock, at a server: how many messages make a merge."""
+        return 1
+
+    requires: ClassVar[Literal["row", "column", "doubly"]] = "row"
+    """What the mixing weights must be: rows that sum to 1, columns, or both."""
     one_model: ClassVar[bool] = True
     """Whether the server's row is a whole model, to be measured and taken home."""
 
@@ -160,6 +175,20 @@ class Method(Plug):
     def merge(self, state: State, inbox: Inbox, view: View) -> State:
         """At one receiver: its new state from what it heard (only the entries that change)."""
         raise NotImplementedError
+
+    def apply(self, state: State, started: State, message: State, untouched: bool) -> State:
+        """By the clock, at a node of a graph: the state after local work that began from `started`.
+
+        What local work changed is added to the state as it is now, so that no merge that came meanwhile is lost; a
+        state still `untouched` becomes exactly what the work gave.
+        """
+        if untouched:
+            return dict(message)
+        return {name: state[name] + (value - started[name]) for name, value in message.items()}
+
+    def discount(self, staleness: int) -> float:
+        """By the clock, at a server: the factor of a message that is this stale."""
+        return 1.0
 
     def model(self, own: State, down: State, view: View) -> Task:
         """At one node: the task whose resulting row is the node's model when evaluated (no steps: the row as is)."""

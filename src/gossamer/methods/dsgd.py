@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from gossamer.methods import Context, Inbox, Method, Outbox, Result, Task, View
+from gossamer.methods import Context, Inbox, Method, Outbox, Result, Task, Terms, View
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,26 +17,51 @@ if TYPE_CHECKING:
 class DSGD(Method):
     """H local steps at every node, then x_i <- sum_j W_ij x_j with the mixing matrix W of the round.
 
-    The optimiser state stays at the node and is never sent; `keep_optimizer = false` starts it afresh every round.
+    The optimiser state stays at the node and is never sent; `keep_optimizer = false` starts it afresh every round,
+    `reset_at_merge` after an all-reduce, where old momentum would drive equal models apart. `pull_back` adds
+    pull_back * (x_i - a) to the gradient, a being the common model of the last all-reduce, at first the node's start:
+    nodes that seldom meet then stay where their mean is still a good model (the proximal term of Li et al. 2020).
+
     Lian et al. take the gradient at x_i and mix at the same time (x_i <- sum_j W_ij x_j - lr * g_i); here, as in
     Koloskova et al., the nodes step first and then mix.
     """
 
     source: ClassVar[str] = "Lian et al. 2017, Algorithm 1; Koloskova et al. 2020, Algorithm 1 (step, then mix; H > 1)"
     world: ClassVar[Literal["server", "graph", "alone"]] = "graph"
+    asynchronous: ClassVar[bool] = True
 
     kind: Literal["dsgd"] = "dsgd"
     keep_optimizer: bool = Field(default=True, description="carry momentum or Adam state from round to round")
+    reset_at_merge: bool = Field(default=False, description="start the optimiser afresh after an all-reduce")
+    pull_back: float = Field(default=0.0, ge=0, description="pull of local work to the model of the last all-reduce")
 
     def init(self, context: Context, row_D: Tensor) -> tuple[State, State]:
-        slots = context.learner.fresh(row_D[: context.layout.trainable]) if self.keep_optimizer else {}
-        return {"row": row_D.clone()}, slots
+        row_T = row_D[: context.layout.trainable]
+        state = {"row": row_D.clone()}
+        if self.reset_at_merge:
+            state["stale"] = row_D.new_ones(1)
+        if self.pull_back:
+            state["anchor"] = row_T.clone()
+        return state, context.learner.fresh(row_T) if self.keep_optimizer else {}
+
+    def publish(self, state: State, view: View) -> State:
+        return dict(state)
 
     def prepare(self, own: State, down: State, view: View) -> Task:
-        return Task(down["row"], slots=own if self.keep_optimizer else None)
+        terms = Terms(proximal=self.pull_back, anchor=down["anchor"]) if self.pull_back else Terms()
+        slots = own if self.keep_optimizer else None
+        if slots is not None and self.reset_at_merge:
+            slots = {name: own[name] * down["stale"] for name in view.learner.slot_names}
+        return Task(down["row"], terms, slots)
 
     def finish(self, task: Task, result: Result, own: State, view: View) -> tuple[Outbox, State]:
         return Outbox({"row": result.row}), dict(result.slots) if self.keep_optimizer else {}
 
     def merge(self, state: State, inbox: Inbox, view: View) -> State:
-        return {"row": inbox.fields["row"]}
+        row_D = inbox.fields["row"]
+        changed = {"row": row_D}
+        if self.reset_at_merge:
+            changed["stale"] = row_D.new_full((1,), float(not inbox.everyone))
+        if self.pull_back and inbox.everyone:
+            changed["anchor"] = row_D[: view.layout.trainable]
+        return changed

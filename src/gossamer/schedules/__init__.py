@@ -1,8 +1,14 @@
-"""Schedules: when nodes communicate and who takes part."""
+"""Schedules: how much nodes communicate, when, and who takes part.
+
+A schedule is data: for every round it says which share of the topology's links carries a model at the end of the round,
+from 0 (none) to 1 (all of them), or ALL: an all-reduce, after which every node holds the exact mean.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,16 +18,58 @@ from gossamer.plugs import Plug
 Array = np.ndarray[Any, Any]
 
 
+ALL = math.inf
+"""The intensity of an all-reduce among all participants."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A share of the topology's links."""
+
+
+def as_intensity(value: float | Literal["all"]) -> float:
+    """A share, or 'all' for an all-reduce, as an intensity."""
+    return ALL if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What an adaptive schedule may look at: the nodes' models after the local work of a round, before the exchange."""
+
+    consensus_distance: float
+    """sqrt(1/m sum_i ||x_i - mean(x)||^2)."""
+    gradient_norm: float
+    """Norm of the mean gradient of the round: ||mean_i (x_i before - x_i after)|| / (lr * steps)."""
+
+
 class Schedule(Plug):
-    """Base of the schedules: `communicates` says when, `participants` says who."""
+    """Base of the schedules: `intensity` says when and how much, `participants` says who."""
+
+    looks: ClassVar[bool] = False
+    """Whether `decide` looks at the models, so that the exchanges of a run are not known beforehand."""
 
     participation: float = Field(
         default=1.0, gt=0, le=1, description="fraction of the nodes that take part in a round (at least one does)"
     )
+    final: Literal["none", "merge", "gossip"] = Field(
+        default="none",
+        description="how the last round ends: as any other, with an all-reduce (merge), or with `final_rounds` "
+        "exchanges over the whole topology one after the other (gossip)",
+    )
+    final_rounds: int = Field(default=1, ge=1, description="exchanges that end the run with final = 'gossip'")
+    budget: float | None = Field(
+        default=None,
+        ge=0,
+        description="model transfers of the run at most: one for each directed edge used, 2(m-1) for an all-reduce "
+        "among m nodes; an exchange that no longer fits is left out, and the end of the run is reserved first",
+    )
 
-    def communicates(self, round: int, rounds: int) -> bool:
-        """Whether messages are exchanged at the end of this round."""
+    def intensity(self, round: int, rounds: int) -> float:
+        """Share of the topology's links that carry a model at the end of this round: 0 to 1, or ALL."""
         raise NotImplementedError
+
+    def decide(self, round: int, rounds: int, observed: Observed) -> float:
+        """The intensity of this round given what is seen; asked instead of `intensity` where the schedule `looks`."""
+        return self.intensity(round, rounds)
 
     def participants(self, nodes: int, round: int, rng: np.random.Generator) -> Array:
         """The nodes that take part in a round, ascending: max(1, round(fraction * nodes)), without replacement."""

@@ -20,13 +20,31 @@ class Topology(Plug):
     """Base of the topologies: `edges` lists who sends to whom."""
 
     has_server: ClassVar[bool] = False
-    varies: ClassVar[bool] = False
-    """Whether the edges change from round to round."""
+    overlay: ClassVar[bool] = False
+    """Whether the graph is a choice among nodes that can all talk to each other, so that they can also do an
+    all-reduce."""
 
-    weights: Literal["metropolis", "uniform"] = Field(
+    weights: Literal["metropolis", "uniform", "out_degree"] = Field(
         default="metropolis",
-        description="mixing weights: Metropolis-Hastings (doubly stochastic on undirected graphs) or 1/(degree+1)",
+        description="mixing weights: metropolis (Metropolis-Hastings: doubly stochastic, undirected graphs only), "
+        "uniform (1/(in-degree + 1): row-stochastic) or out_degree (1/(out-degree of the sender + 1): "
+        "column-stochastic, for push-sum)",
     )
+    own_weight: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="share of a node's own model in the mean, the rest evenly among those it hears; replaces `weights`",
+    )
+    all_to_all: bool = Field(
+        default=False,
+        description="any two nodes can talk if a schedule asks for an all-reduce, although the graph has few links",
+    )
+
+    @property
+    def varies(self) -> bool:
+        """Whether the edges change from round to round."""
+        return False
 
     @property
     def one_way(self) -> bool:
@@ -40,6 +58,21 @@ class Topology(Plug):
         Raises ExperimentError where no such graph exists.
         """
         raise NotImplementedError
+
+    def thinned(self, share: float) -> tuple[Topology, float]:
+        """This topology with a share (0, 1] of its links, and the share of those to keep by a draw for each link.
+
+        Override where the topology draws its links itself and can draw fewer.
+        """
+        return self, share
+
+    def contraction(self, nodes: int) -> float | None:
+        """E ||W x - mean(x)||^2 / ||x - mean(x)||^2 of one round in closed form, or None where none is known."""
+        return None
+
+    def caveat(self, nodes: int) -> str:
+        """One line that warns of what this graph does not do with this number of nodes; empty if there is nothing."""
+        return ""
 
     @classmethod
     def adopt(cls, value: object) -> Plug | None:

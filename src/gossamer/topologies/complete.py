@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from gossamer.topologies import Array, Topology
 
 class Complete(Topology):
     """Every node hears every other; one exchange is the exact average."""
+
+    overlay: ClassVar[bool] = True
+    exchangeable: ClassVar[bool] = True
 
     kind: Literal["complete"] = "complete"
 

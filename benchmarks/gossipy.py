@@ -1,0 +1,309 @@
+"""Gossamer and GossiPy side by side on the same work: seconds of one round of one node.
+
+    python -m venv peer
+    peer/bin/python -m pip install torch==2.13.0   # the build that Gossamer has
+    peer/bin/python -m pip install numpy scipy scikit-learn networkx rich dill matplotlib pandas tqdm
+    peer/bin/python -m pip install --no-deps gossipy-dfl==0.0.1
+    python benchmarks/gossipy.py --peer peer/bin/python
+
+A linear model 100 -> 1000 (101,000 parameters), ten items a node and one SGD step on all ten each round, synchronous,
+on the same random 4-regular graph: every round a node sends its model to its four neighbours, hears theirs, and takes
+the mean of the five. No evaluation in the rounds that are timed; both record bytes or messages, neither saves.
+Prints one JSON object. Times are means over the timed rounds of a run in a fresh process (start-up and the first two
+rounds left out), and then medians of five runs that take turns.
+
+agreement        largest difference between the two programs' models after the same work on 20 nodes (of numbers up to
+                 `magnitude`), which shows that it is the same
+microseconds     of one node in one round. Both programs are held to one core by the affinity of their processes, or to
+                 two. With two, Gossamer has two worker processes; GossiPy has one process, and one or two threads,
+                 whichever is faster
+spread           (largest - smallest) / median of the runs
+ratio            GossiPy / Gossamer; bar: 3 on one core, 5 on two. `one_copy` is what is left of the ratio on one core
+                 if GossiPy copied a model once a round and not for each receiver
+
+What GossiPy does is its own code: simulator, cache, handler (merge, then update), report. Its node sends to one random
+peer a round and merges and trains at every message; the one here sends to each neighbour in turn, in the four time
+steps of a round, and merges what it heard when the next round begins, as GossiPy's own All2AllGossipNode does (which is
+on GitHub, but not in the release). So the only difference in the work is where a round begins: Gossamer steps and then
+mixes, GossiPy mixes and then steps, after a first step when its nodes are made. As in its examples, every message holds
+a deep copy of the handler, made by its cache. GossiPy imports torchvision, which it needs only to download images: an
+empty module stands in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DEGREE, ITEMS, INPUTS, CLASSES, RATE = 4, 10, 100, 1000, 0.1
+UNTIMED = 2
+"""Rounds at the start that are not timed; neither is the last one, after which Gossamer evaluates and saves."""
+
+PEER = """
+import json, sys, time, types
+sys.modules["torchvision"] = types.ModuleType("torchvision")
+import numpy as np
+import torch
+from gossipy import CACHE, CacheKey, set_seed
+from gossipy.core import AntiEntropyProtocol, ConstantDelay, CreateModelMode, StaticP2PNetwork
+from gossipy.data import DataDispatcher
+from gossipy.data.handler import ClassificationDataHandler
+from gossipy.model.handler import TorchModelHandler
+from gossipy.model.nn import LogisticRegression
+from gossipy.node import GossipNode
+from gossipy.simul import GossipSimulator, SimulationReport
+
+told = json.loads(sys.argv[1])
+given = np.load(told["given"])
+nodes, degree, rounds = told["nodes"], told["degree"], told["rounds"]
+torch.set_num_threads(told["threads"])
+set_seed(0)
+
+
+class Neighbour(GossipNode):
+    # Times out in every time step (round_len = 1), and is heard by one neighbour in each.
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.heard, self.turn = {}, -1
+
+    def timed_out(self, t):
+        self.turn = t % degree
+        if self.turn == 0 and self.heard:
+            self.model_handler([CACHE.pop(key) for key in self.heard.values()], self.data[0])
+            self.heard = {}
+        return super().timed_out(t)
+
+    def get_peer(self):
+        return self.p2p_net.get_peers(self.idx)[self.turn]
+
+    def receive(self, t, msg):
+        self.heard[msg.sender] = msg.value[0]
+
+
+class OneCopy(TorchModelHandler):
+    def caching(self, owner):
+        key = CacheKey(owner, self.n_updates)
+        CACHE.push(key, None if CACHE[key] else self.copy())
+        return key
+
+
+class Clock(SimulationReport):
+    def update_timestep(self, t):
+        if (t + 1) % degree == 0:
+            clock.append(time.perf_counter())
+
+
+clock = []
+inputs, labels = torch.from_numpy(given["inputs"]), torch.from_numpy(given["labels"])
+dispatcher = DataDispatcher(
+    ClassificationDataHandler(inputs, labels, test_size=0), n=nodes, eval_on_user=False, auto_assign=False
+)
+share = len(inputs) // nodes
+dispatcher.set_assignments([list(range(share * k, share * (k + 1))) for k in range(nodes)], None)
+model = LogisticRegression(inputs.shape[1], told["classes"])
+for parameter in model.parameters():
+    torch.nn.init.zeros_(parameter)
+adjacency = np.zeros((nodes, nodes))
+adjacency[given["edges"][:, 0], given["edges"][:, 1]] = 1
+population = Neighbour.generate(
+    data_dispatcher=dispatcher,
+    p2p_net=StaticP2PNetwork(nodes, adjacency),
+    model_proto=(OneCopy if told["one_copy"] else TorchModelHandler)(
+        net=model,
+        optimizer=torch.optim.SGD,
+        optimizer_params={"lr": told["rate"]},
+        criterion=torch.nn.CrossEntropyLoss(),
+        local_epochs=1,
+        batch_size=share,
+        create_model_mode=CreateModelMode.MERGE_UPDATE,
+    ),
+    round_len=1,
+    sync=True,
+)
+simulator = GossipSimulator(
+    nodes=population,
+    data_dispatcher=dispatcher,
+    delta=degree,
+    protocol=AntiEntropyProtocol.PUSH,
+    delay=ConstantDelay(0),
+)
+report = Clock()
+simulator.add_receiver(report)
+simulator.init_nodes(seed=42)
+simulator.start(n_rounds=rounds)
+assert report._sent_messages == rounds * nodes * degree and report._failed_messages == 0
+assert all(len(node.heard) == degree for node in population.values())
+assert all(node.model_handler.n_updates == rounds for node in population.values())
+if told["rows"]:
+    flat = [torch.cat([p.detach().flatten() for p in n.model_handler.model.parameters()]) for n in population.values()]
+    np.save(told["rows"], torch.stack(flat).numpy())
+with open(told["answer"], "w") as file:
+    json.dump(clock, file)
+"""
+
+
+def data(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ten random items for each node, inputs [10 N, 100] and labels [10 N] of 1000 classes."""
+    dice = np.random.default_rng(0)
+    inputs = dice.standard_normal((ITEMS * nodes, INPUTS), dtype=np.float32)
+    return inputs, dice.integers(CLASSES, size=ITEMS * nodes)
+
+
+def experiment(nodes: int, rounds: int, **how: Any) -> Any:
+    """D-SGD on a random 4-regular graph, from zeros."""
+    import gossamer
+
+    inputs, labels = data(nodes)
+    return gossamer.Experiment(
+        nodes=nodes,
+        rounds=rounds,
+        data=gossamer.Dataset.of(inputs, labels, inputs[:10], labels[:10], classes=tuple(map(str, range(CLASSES)))),
+        preprocess={"normalise": "none"},
+        partition=list(np.arange(ITEMS * nodes).reshape(nodes, ITEMS)),
+        validation=0.0,
+        model={"kind": "softmax_regression"},
+        init={"kind": "zeros"},
+        learner={"kind": "sgd", "lr": RATE, "batch_size": ITEMS, "steps": 1},
+        method="dsgd",
+        topology={"kind": "random_regular", "degree": DEGREE},
+        evaluate={"every": 0, "nodes": 0, "items": 10},
+        checkpoint={"every": 0},
+        **how,
+    )
+
+
+def play(place: Path, nodes: int, rounds: int, **how: Any) -> tuple[list[float], Any]:
+    """When each round of Gossamer ended, and the run."""
+    import gossamer
+
+    clock: list[float] = []
+
+    def listen(event: gossamer.Event) -> None:
+        if event.kind == "round":
+            clock.append(time.perf_counter())
+
+    return clock, gossamer.run(experiment(nodes, rounds, **how), place / "run", listen)
+
+
+def per_node(clock: list[float], nodes: int) -> float:
+    """Seconds of one round of one node, from when the rounds ended."""
+    return (clock[-2] - clock[UNTIMED - 1]) / (len(clock) - 1 - UNTIMED) / nodes
+
+
+def gossamer_seconds(nodes: int, rounds: int, cores: list[int]) -> float:
+    """A run of Gossamer in a fresh process: eager on one core, two workers on two."""
+    how = {"backend": "eager"} if len(cores) == 1 else {"backend": "parallel", "workers": len(cores)}
+    command = [sys.executable, __file__, "--alone", json.dumps({"nodes": nodes, "rounds": rounds, **how})]
+    os.sched_setaffinity(0, cores)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment(1))
+    return float(done.stdout)
+
+
+def gossipy_run(peer: Path, nodes: int, rounds: int, threads: int, cores: list[int], **how: Any) -> list[float]:
+    """When each round of GossiPy ended, in a fresh process."""
+    from gossamer.mixing import edges_of
+
+    asked = experiment(nodes, 1)
+    inputs, labels = data(nodes)
+    os.sched_setaffinity(0, cores)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        np.savez(place / "given.npz", inputs=inputs, labels=labels, edges=edges_of(asked.topology, nodes, asked.seed))
+        told = {"given": str(place / "given.npz"), "answer": str(place / "answer.json"), "rows": "", "one_copy": False}
+        told |= {"nodes": nodes, "rounds": rounds, "threads": threads, "degree": DEGREE, "classes": CLASSES}
+        command = [str(peer), "-c", PEER, json.dumps(told | {"rate": RATE} | how)]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=environment(threads), cwd=folder)
+        return list(json.loads((place / "answer.json").read_text()))
+
+
+def environment(threads: int) -> dict[str, str]:
+    """This process's environment with a number of threads."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def agreement(peer: Path, cores: list[int], nodes: int = 20, rounds: int = 5) -> dict[str, float]:
+    """GossiPy's models after its first step and `rounds` - 1 rounds, mixed once more, against Gossamer's."""
+    from gossamer.mixing import edges_of
+    from torch.nn.utils import parameters_to_vector
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        gossipy_run(peer, nodes, rounds, 1, cores, rows=str(place / "rows.npy"))
+        theirs_ND = np.load(place / "rows.npy")
+        _, run = play(place, nodes, rounds, backend="eager")
+        ours_ND = np.stack([parameters_to_vector(run.model(k).parameters()).detach().numpy() for k in range(nodes)])
+    mixed_ND = theirs_ND.copy()
+    asked = experiment(nodes, 1)
+    for sender, receiver in edges_of(asked.topology, nodes, asked.seed):
+        mixed_ND[receiver] += theirs_ND[sender]
+    worst = float(np.abs(mixed_ND / (DEGREE + 1) - ours_ND).max())
+    return {"agreement": worst, "magnitude": float(np.abs(ours_ND).max())}
+
+
+def side_by_side(peer: Path, nodes: int, rounds: int, repeats: int, cores: list[int]) -> dict[str, Any]:
+    """Medians of runs that take turns."""
+    one, both = cores[:1], cores[:2]
+    arms = {
+        "gossamer": lambda: gossamer_seconds(nodes, rounds, one),
+        "gossipy": lambda: per_node(gossipy_run(peer, nodes, rounds, 1, one), nodes),
+        "gossamer_two_workers": lambda: gossamer_seconds(nodes, rounds, both),
+        "gossipy_two_cores": lambda: per_node(gossipy_run(peer, nodes, rounds, 1, both), nodes),
+        "gossipy_two_threads": lambda: per_node(gossipy_run(peer, nodes, rounds, 2, both), nodes),
+        "gossipy_one_copy": lambda: per_node(gossipy_run(peer, nodes, rounds, 1, one, one_copy=True), nodes),
+    }
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(repeats):
+        for name, measure in arms.items():
+            times[name].append(1e6 * measure())
+    median = {name: statistics.median(values) for name, values in times.items()}
+    best = min(median["gossipy_two_cores"], median["gossipy_two_threads"])
+    ratio = {
+        "one_core": median["gossipy"] / median["gossamer"],
+        "both_cores": best / median["gossamer_two_workers"],
+        "one_copy": median["gossipy_one_copy"] / median["gossamer"],
+    }
+    return {
+        "microseconds": {name: round(value, 1) for name, value in median.items()},
+        "spread": {name: round((max(v) - min(v)) / median[name], 2) for name, v in times.items()},
+        "ratio": {name: round(value, 2) for name, value in ratio.items()},
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, help="the Python of an environment with GossiPy")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--node-rounds", type=int, default=8000, help="rounds of one node in a run, start-up included")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--alone", type=json.loads, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.alone:
+        with tempfile.TemporaryDirectory() as folder:
+            print(per_node(play(Path(folder), **asked.alone)[0], asked.alone["nodes"]))
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if asked.peer is None or len(cores) < 2:
+        parser.error("--peer PATH/bin/python is needed" if asked.peer is None else "two cores are needed")
+    peer = asked.peer.absolute()  # Not resolved: the link itself tells Python which environment it is in.
+    result: dict[str, Any] = agreement(peer, cores[:1])
+    for nodes in asked.nodes:
+        rounds = UNTIMED + 1 + max(5, asked.node_rounds // nodes)
+        result[f"{nodes}_nodes"] = {"rounds_timed": rounds - 1 - UNTIMED} | side_by_side(
+            peer, nodes, rounds, asked.repeats, cores
+        )
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The figures of a study: metrics over rounds, and metrics at the end with every seed as a dot."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gossamer import units
+from gossamer.plots import GRID, HUES, INK, blank, legend, looks, title
+from gossamer.record import whole
+from gossamer.studies.outcomes import METRICS, Metric, outcome, series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+    from gossamer.runs import Run
+    from gossamer.studies.contents import Plot
+    from gossamer.studies.findings import Findings
+
+Arms = Mapping[str, Sequence["Run"]]
+DOTS = 150
+"""Pixels for an inch of a PNG file."""
+FAR = 30
+"""Values that lie further apart than this factor are drawn on a log axis."""
+
+
+def draw(found: Findings, folder: Path) -> list[Path]:
+    """Write the plots of a study as PNG files, those of arms that have runs; returns the paths."""
+    look = looks(list(found.study.experiments))
+    written: list[Path] = []
+    for plot in found.study.plots:
+        names = [arm for arm in plot.arms or found.runs if arm in found.runs]
+        arms = {arm: list(found.runs[arm].values()) for arm in names}
+        figure = curves(arms, plot, look) if plot.kind == "curves" else bars(arms, plot)
+        if figure is None:
+            continue
+        path = folder / f"{plot.file_name}.png"
+        number = 2
+        while path in written:
+            path, number = folder / f"{plot.file_name}-{number}.png", number + 1
+        with whole(path) as aside:
+            figure.savefig(aside, dpi=DOTS, format="png")
+        written.append(path)
+    return written
+
+
+def curves(arms: Arms, plot: Plot, look: Mapping[str, Any]) -> Figure | None:
+    """A metric after each round: a line for each arm, the mean over seeds, the range of the seeds shaded.
+
+    None where no run has measured it.
+    """
+    metric, seeds = METRICS[plot.metric], set[int]()
+    figure, ax = blank(7.2, 4.2)
+    for arm, runs in arms.items():
+        measured = [
+            (rounds_R, values_R) for rounds_R, values_R in (series(run, metric) for run in runs) if len(rounds_R)
+        ]
+        if not measured:
+            continue
+        common_R = measured[0][0]
+        for rounds_R, _ in measured[1:]:
+            common_R = np.intersect1d(common_R, rounds_R)
+        values_SR = np.stack([values_R[np.isin(rounds_R, common_R)] for rounds_R, values_R in measured])
+        seeds.add(len(measured))
+        if len(measured) > 1:
+            band = {"color": look[arm].colour, "alpha": 0.16, "linewidth": 0}
+            ax.fill_between(common_R, values_SR.min(0), values_SR.max(0), **band)
+        marker = "o" if len(common_R) == 1 else None
+        style = {"color": look[arm].colour, "linestyle": look[arm].dash, "linewidth": 2, "marker": marker}
+        ax.plot(common_R, values_SR.mean(0), label=arm, **style)
+    if not seeds:
+        return None
+    _labels(ax, plot.title or _capital(metric.words), seeds, "mean and range of")
+    drawn = [float(y) for line in ax.lines for y in np.ravel(line.get_ydata())]
+    if metric.unit == "number" and min(drawn) > 0 and max(drawn) > FAR * min(drawn):
+        ax.set_yscale("log")
+    else:
+        _from_zero(ax.yaxis, metric, min(drawn), max(drawn))
+    ax.set_xlabel("round")
+    ax.set_ylabel(metric.words)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_xlim(0, None)
+    legend(figure, ax)
+    return figure
+
+
+def bars(arms: Arms, plot: Plot) -> Figure | None:
+    """Metrics at the end: a group of bars for each arm, from zero to the mean over seeds, every seed a dot.
+
+    None where no run has measured any of them.
+    """
+    seeds: set[int] = set()
+    drawn: list[float] = []
+    thick = 0.8 / len(plot.metrics)
+    figure, ax = blank(7.2, 1.1 + len(arms) * (0.2 + 0.24 * len(plot.metrics)))
+    for i, (name, colour) in enumerate(zip(plot.metrics, itertools.cycle(HUES), strict=False)):
+        label: str | None = METRICS[name].words
+        for place, runs in enumerate(arms.values()):
+            values_S = [value for value in (outcome(run, name) for run in runs) if value is not None]
+            if not values_S:
+                continue
+            seeds.add(len(values_S))
+            drawn += values_S
+            at = place + (i - (len(plot.metrics) - 1) / 2) * thick
+            ax.barh(at, np.mean(values_S), height=0.88 * thick, color=colour, alpha=0.55, linewidth=0, label=label)
+            ax.scatter(values_S, [at] * len(values_S), s=18, color=colour, edgecolors=INK, linewidths=0.5, zorder=3)
+            label = None  # once in the legend
+    if not seeds:
+        return None
+    metric = METRICS[plot.metrics[0]]
+    single = len(plot.metrics) == 1
+    _labels(ax, plot.title or _capital(metric.words if single else f"{_KINDS[metric.unit]} at the end"), seeds,
+            "bar: mean of", ", dots: each seed")  # fmt: skip
+    ax.set_yticks(range(len(arms)), list(arms), color=INK)
+    ax.set_ylim(len(arms) - 0.45, -0.55)
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", color=GRID, linewidth=0.8)
+    _from_zero(ax.xaxis, metric, min(drawn), max(drawn))
+    ax.set_xlabel(metric.words if single else _KINDS[metric.unit])
+    if not single:
+        legend(figure, ax)
+    return figure
+
+
+_KINDS = {"accuracy": "accuracy", "number": "value", "count": "count", "bytes": "bytes", "seconds": "seconds"}
+"""What an axis of several metrics of a unit is called."""
+
+
+def _labels(ax: Axes, text: str, seeds: set[int], before: str, after: str = "") -> None:
+    """The title, and at its right what is drawn of how many seeds."""
+    of = f"{max(seeds)} seeds" if len(seeds) == 1 else "the seeds of each"
+    title(ax, text, f"{before} {of}{after}" if max(seeds) > 1 else "one seed")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _from_zero(axis: Axis, metric: Metric, low: float, high: float) -> None:
+    """Accuracy on the whole scale from 0 to 1, other values from 0; bytes and seconds with their units."""
+    from matplotlib.ticker import FuncFormatter
+
+    if metric.unit == "accuracy":
+        axis.set_view_interval(0, 1.01, ignore=True)
+        axis.set_ticks(list(np.linspace(0, 1, 6)))
+    else:
+        axis.set_view_interval(min(0.0, 1.05 * low), max(0.0, 1.05 * high), ignore=True)
+    if metric.unit in ("bytes", "seconds"):
+        shown = units.size if metric.unit == "bytes" else units.duration
+        axis.set_major_formatter(FuncFormatter(lambda value, _: shown(value) if value else "0"))
