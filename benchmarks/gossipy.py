@@ -17,7 +17,7 @@ agreement        largest difference between the two programs' models after the s
 microseconds     of one node in one round. Both programs are held to one core by the affinity of their processes, or to
                  two. With two, Gossamer has two worker processes; GossiPy has one process, and one or two threads,
                  whichever is faster
-spread           (largest - smallest) / median of the runs
+spread           (largest - smallest) / median of the runs; `load_average` is that of the machine before the first
 ratio            GossiPy / Gossamer; bar: 3 on one core, 5 on two. `one_copy` is what is left of the ratio on one core
                  if GossiPy copied a model once a round and not for each receiver
 
@@ -221,7 +221,8 @@ def gossipy_run(peer: Path, nodes: int, rounds: int, threads: int, cores: list[i
         np.savez(place / "given.npz", inputs=inputs, labels=labels, edges=edges_of(asked.topology, nodes, asked.seed))
         told = {"given": str(place / "given.npz"), "answer": str(place / "answer.json"), "rows": "", "one_copy": False}
         told |= {"nodes": nodes, "rounds": rounds, "threads": threads, "degree": DEGREE, "classes": CLASSES}
-        command = [str(peer), "-c", PEER, json.dumps(told | {"rate": RATE} | how)]
+        command = [str(peer), "-E", "-c", PEER, json.dumps(told | {"rate": RATE} | how)]
+        # From a folder of its own: beside this file, `import gossipy` would find this file.
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=environment(threads), cwd=folder)
         return list(json.loads((place / "answer.json").read_text()))
 
@@ -233,8 +234,9 @@ def environment(threads: int) -> dict[str, str]:
 
 def agreement(peer: Path, cores: list[int], nodes: int = 20, rounds: int = 5) -> dict[str, float]:
     """GossiPy's models after its first step and `rounds` - 1 rounds, mixed once more, against Gossamer's."""
-    from gossamer.mixing import edges_of
     from torch.nn.utils import parameters_to_vector
+
+    from gossamer.mixing import edges_of
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -284,7 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="the Python of an environment with GossiPy")
     parser.add_argument("--nodes", type=int, nargs="+", default=[100, 1000])
-    parser.add_argument("--node-rounds", type=int, default=8000, help="rounds of one node in a run, start-up included")
+    parser.add_argument("--node-rounds", type=int, default=5000, help="rounds of one node in a run, start-up included")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--alone", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -296,7 +298,7 @@ def main() -> None:
     if asked.peer is None or len(cores) < 2:
         parser.error("--peer PATH/bin/python is needed" if asked.peer is None else "two cores are needed")
     peer = asked.peer.absolute()  # Not resolved: the link itself tells Python which environment it is in.
-    result: dict[str, Any] = agreement(peer, cores[:1])
+    result: dict[str, Any] = {"load_average": os.getloadavg()[0]} | agreement(peer, cores[:1])
     for nodes in asked.nodes:
         rounds = UNTIMED + 1 + max(5, asked.node_rounds // nodes)
         result[f"{nodes}_nodes"] = {"rounds_timed": rounds - 1 - UNTIMED} | side_by_side(

@@ -189,7 +189,7 @@ def test_closed_forms_are_told(topology: Topology, expected: float) -> None:
 
 
 def test_what_pull_gossip_keeps_and_moves() -> None:
-    """The distance to the old mean is 1 - q m / (2 (m - 1)) = .89333; less what the mean moves it is that to the new."""
+    """The distance to the old mean is 1 - q m / (2 (m - 1)) = .89333, and that to the new one less by its move."""
     m, q = 16, 0.2
     facts = facts_of(Pull(peers=q), m)
     moved = (q / 2 * m / (m - 1) - q**2 / 4 * (m / (m - 1)) ** 2) / m

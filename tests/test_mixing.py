@@ -1,63 +1,32 @@
-"""Mixing: matrices against their formula, the product against dense float64."""
+"""Mixing: the product against dense float64."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any, Literal
 
-import networkx as nx
 import numpy as np
 import pytest
 import torch
+from graph_cases import WEIGHTS, Array, Weights, graphs, slow_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from gossamer.errors import ExperimentError
 from gossamer.mixing import (
     COLUMNS,
     edges_of,
     mix,
     mixing_matrix,
-    spectral_gap,
-    stochasticity,
 )
 from gossamer.randomness import generator
-from gossamer.topologies import Topology, both_ways
+from gossamer.spectra import spectral_gap
+from gossamer.topologies import Topology
 from gossamer.topologies.complete import Complete
 from gossamer.topologies.erdos_renyi import ErdosRenyi
 from gossamer.topologies.random_regular import RandomRegular
 
-Array = np.ndarray[Any, Any]
-Weights = Literal["metropolis", "uniform"]
-WEIGHTS: tuple[Weights, ...] = ("metropolis", "uniform")
 FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-
-
-@st.composite
-def graphs(draw: st.DrawFn, directed: bool = False) -> tuple[Array, int]:
-    """Edges and number of nodes of any small graph."""
-    nodes = draw(st.integers(1, 9))
-    number = st.integers(0, nodes - 1)
-    pairs = np.array(draw(st.lists(st.tuples(number, number), max_size=20)), dtype=np.int64).reshape(-1, 2)
-    if not directed:
-        return both_ways(pairs), nodes
-    return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0), nodes
-
-
-def slow_matrix(edges_E2: Array, nodes: int, weights: Weights) -> Array:
-    """The definition, word for word."""
-    heard = [{int(a) for a, b in edges_E2 if b == i} for i in range(nodes)]
-    W_NN = np.zeros((nodes, nodes))
-    for i in range(nodes):
-        for j in heard[i]:
-            W_NN[i, j] = (
-                1 / (1 + max(len(heard[i]), len(heard[j]))) if weights == "metropolis" else 1 / (len(heard[i]) + 1)
-            )
-        W_NN[i, i] = 1 - W_NN[i].sum()
-    return W_NN
 
 
 def random_rows(nodes: int, columns: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
@@ -89,75 +58,6 @@ SPARSE = matrix(RandomRegular(), 90)
 EQUAL = matrix(Complete(), 90)
 DENSE = matrix(ErdosRenyi(p=0.5), 90)
 MATRICES = pytest.mark.parametrize("W", [SPARSE, EQUAL, DENSE], ids=["sparse", "equal", "dense"])
-
-
-# ---- the matrix ---------------------------------------------------------------------------------------------------
-
-
-@given(graphs(), st.sampled_from(WEIGHTS))
-def test_the_matrix_is_its_definition(graph: tuple[Array, int], weights: Weights) -> None:
-    edges_E2, nodes = graph
-    W_NN = mixing_matrix(edges_E2, nodes, weights)
-    assert isinstance(W_NN, csr_array)
-    assert W_NN.dtype == np.float64
-    np.testing.assert_allclose(W_NN.toarray(), slow_matrix(edges_E2, nodes, weights), rtol=0, atol=1e-15)
-    assert all((np.diff(W_NN.indices[a:b]) > 0).all() for a, b in pairwise(W_NN.indptr))
-    assert (W_NN.diagonal() > 0).all()
-
-
-@given(graphs())
-def test_metropolis_is_symmetric_and_doubly_stochastic(graph: tuple[Array, int]) -> None:
-    W_NN = mixing_matrix(*graph, "metropolis")
-    assert (W_NN.toarray() == W_NN.toarray().T).all()
-    assert stochasticity(W_NN) == "doubly"
-
-
-@given(graphs(directed=True))
-def test_uniform_averages_what_is_heard_on_directed_graphs(graph: tuple[Array, int]) -> None:
-    W_NN = mixing_matrix(*graph, "uniform")
-    np.testing.assert_allclose(W_NN.toarray(), slow_matrix(*graph, "uniform"), atol=1e-15)
-    assert stochasticity(W_NN) in ("row", "doubly")
-
-
-@given(graphs(), st.sampled_from(WEIGHTS), st.data())
-def test_participants_mix_on_their_induced_subgraph(
-    graph: tuple[Array, int], weights: Weights, data: st.DataObject
-) -> None:
-    edges_E2, nodes = graph
-    present = sorted(data.draw(st.sets(st.integers(0, nodes - 1))))
-    W_NN = mixing_matrix(edges_E2, nodes, weights, present).toarray()
-    part = nx.DiGraph(edges_E2.tolist()).subgraph(present)
-    place = {node: k for k, node in enumerate(present)}
-    inside = np.array([(place[a], place[b]) for a, b in part.edges], dtype=np.int64).reshape(-1, 2)
-    expected = np.eye(nodes)
-    expected[np.ix_(present, present)] = slow_matrix(inside, len(present), weights)
-    np.testing.assert_allclose(W_NN, expected, rtol=0, atol=1e-15)
-
-
-def test_everybody_present_changes_nothing() -> None:
-    edges_E2 = edges_of(ErdosRenyi(), 30, 0)
-    whole, named = mixing_matrix(edges_E2, 30, "metropolis"), mixing_matrix(edges_E2, 30, "metropolis", range(30))
-    assert (whole.toarray() == named.toarray()).all()
-
-
-def test_metropolis_is_refused_on_directed_graphs() -> None:
-    with pytest.raises(ExperimentError, match=r"topology\.weights = 'metropolis' .* use weights = 'uniform'"):
-        mixing_matrix(np.array([[0, 1], [1, 2], [2, 0]]), 3, "metropolis")
-
-
-@pytest.mark.parametrize(
-    ("edges", "message"),
-    [
-        (np.zeros((3, 3), dtype=np.int64), r"\[E, 2\]"),
-        (np.zeros((1, 2)), "found float64"),
-        (np.array([[0, 4]]), r"0\.\.3, found 0\.\.4"),
-        (np.array([[2, 2]]), "joins a node to itself"),
-        (np.array([[0, 1], [1, 0], [0, 1]]), r"\(0, 1\) is listed twice"),
-    ],
-)
-def test_edges_that_are_none_are_refused(edges: Array, message: str) -> None:
-    with pytest.raises(ExperimentError, match=message):
-        mixing_matrix(edges, 4, "uniform")
 
 
 # ---- the product --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from traces import SIZE, Replay, expected_mixes
 
 from gossamer.churn import churn_of
 from gossamer.clocks import NANO, kept
@@ -25,7 +26,6 @@ from gossamer.topologies.edge_list import EdgeList
 from gossamer.topologies.erdos_renyi import ErdosRenyi
 from gossamer.topologies.random_regular import RandomRegular
 from gossamer.topologies.ring import Ring
-from traces import SIZE, Replay, expected_mixes
 
 DIRECTED = EdgeList(pairs=((0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 0)), directed=True, weights="uniform")
 
@@ -171,7 +171,7 @@ churns = st.sampled_from([{}, {"up_seconds": 0.4, "down_seconds": 0.04}])
 graphs = st.sampled_from([Ring(), Complete(weights="uniform"), ErdosRenyi(p=0.6, own_weight=0.5), Alternating()])
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(clock=clocks, manner=manners, churn=churns, topology=graphs, seed=st.integers(0, 99))
 def test_every_trace_makes_sense(clock: Any, manner: Any, churn: Any, topology: Topology, seed: int) -> None:
     """The reader finds no fault; nobody works or merges while down; what is held at the end is what is still needed."""
@@ -208,10 +208,12 @@ def test_every_trace_makes_sense(clock: Any, manner: Any, churn: Any, topology: 
                 assert absent.down_after(op.node, begun) > round(op.time * NANO)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     clock=clocks,
-    manner=st.sampled_from([("cycle", "merge_update"), ("cycle", "update_merge"), ("arrival", "merge_update"), ("full", "merge_update")]),
+    manner=st.sampled_from(
+        [("cycle", "merge_update"), ("cycle", "update_merge"), ("arrival", "merge_update"), ("full", "merge_update")]
+    ),
     topology=st.sampled_from([Ring(), DIRECTED, Complete(), ErdosRenyi(p=0.7)]),
     seed=st.integers(0, 99),
 )

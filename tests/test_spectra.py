@@ -117,9 +117,7 @@ def test_contraction_of_one_matrix_is_the_squared_norm_off_the_mean(topology: To
 
 
 @pytest.mark.parametrize("topology", [Pull(), RandomMatching(peers=0.5), OnePeerExponential(), Complete()], ids=repr)
-def test_contraction_of_several_matrices_is_its_definition(
-    topology: Topology, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contraction_of_several_matrices_is_its_definition(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
     matrices = several(topology, 30, 12)
     expected = slow_contraction(matrices)
     assert contraction(matrices) == pytest.approx(expected, abs=1e-12)
@@ -152,7 +150,7 @@ def test_where_all_directions_are_alike_the_trace_is_their_mean() -> None:
 
 
 def test_drift_of_one_matrix_by_hand() -> None:
-    """Both hear node 0 alone: the mean (x0 + x1) / 2 becomes x0; from (1, -1) / sqrt 2 it moves by 1 / sqrt 2, N = 2."""
+    """Both hear node 0 alone: the mean (x0 + x1) / 2 becomes x0; from (1, -1) / sqrt 2 by 1 / sqrt 2; N = 2."""
     assert drift([csr_array(np.array([[1.0, 0.0], [1.0, 0.0]]))]) == pytest.approx(2 * 0.5)
     assert drift([matrix(Ring(), 9)]) == 0
     assert drift([matrix(Star(weights="out_degree"), 9)]) == 0

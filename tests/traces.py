@@ -1,4 +1,4 @@
-"""Independent readings of a trace of operations: a checker that plays it on names, and a slow oracle of who mixes what."""
+"""Independent readings of a trace of operations: a checker that plays it on names, and an oracle of who mixes what."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gossamer.runs import Run
 
 Array = np.ndarray[Any, Any]
-Over = Literal["rounds", "bytes", "seconds"]
+Over = Literal["rounds", "bytes", "seconds", "transfers", "simulated"]
 ASIDE = frozenset({"seed", *WITHOUT_EFFECT})
 """Keys of an experiment in which the runs of one arm may differ: the seed, and what changes no result."""
 PHASES = ("train", "exchange", "merge", "evaluate", "checkpoint")
@@ -58,36 +58,47 @@ class Curve:
     rounds: Array
     bytes: Array
     seconds: Array
+    transfers: Array
+    """Models sent."""
+    simulated: Array
+    """Simulated seconds."""
     values: Array
 
     def over(self, over: Over) -> Array:
         """What the curve is drawn over."""
-        return {"rounds": self.rounds, "bytes": self.bytes, "seconds": self.seconds}[over]
+        return np.asarray(getattr(self, over))
 
 
 def curve(run: Run, metric: str = "test_accuracy") -> Curve:
     """A metric of a run over its rounds: that of the global model with a server, else the mean over the nodes' models.
 
-    Columns of `run.rounds`, such as consensus_distance, are taken as they are. At round x, x rounds are over.
+    Columns of `run.rounds`, such as consensus_distance, are taken as they are; merged_accuracy is that of the mean of the
+    nodes' models. At round x, x rounds are over.
     """
     if metric in run.rounds.column_names:
         rounds_R, values_R = column(run.rounds, "round"), column(run.rounds, metric)
         rounds_R, values_R = rounds_R[~np.isnan(values_R)], values_R[~np.isnan(values_R)]
     else:
-        rounds_R, values_R = (np.asarray(part, dtype=float) for part in run.curve(metric))
-    bytes_R, seconds_R = _spent(run, rounds_R)
-    return Curve(rounds_R.astype(int), bytes_R, seconds_R, values_R)
+        merged = metric == "merged_accuracy"
+        found = run.curve("test_accuracy", node=-1) if merged else run.curve(metric)
+        rounds_R, values_R = (np.asarray(part, dtype=float) for part in found)
+    return Curve(rounds_R.astype(int), *_spent(run, rounds_R), values_R)
 
 
-def _spent(run: Run, rounds_R: Array) -> tuple[Array, Array]:
-    """Bytes and seconds spent up to the end of each of the rounds; evaluation and checkpoints count as time."""
+def _spent(run: Run, rounds_R: Array) -> tuple[Array, Array, Array, Array]:
+    """Bytes, seconds, models and simulated seconds spent up to the end of each of the rounds.
+
+    Evaluation and checkpoints count as time, not as simulated time.
+    """
     order = np.argsort(column(run.rounds, "round"))
     done = column(run.rounds, "round")[order]
     bytes_ = np.concatenate([[0.0], np.cumsum(np.nan_to_num(column(run.rounds, "bytes"))[order])])
     per_round = sum(np.nan_to_num(column(run.rounds, f"seconds_{phase}")) for phase in PHASES)
     seconds = np.concatenate([[0.0], np.cumsum(np.asarray(per_round)[order])])
+    transfers = np.concatenate([[0.0], np.cumsum(np.nan_to_num(column(run.rounds, "transfers"))[order])])
+    simulated = np.concatenate([[0.0], np.nan_to_num(column(run.rounds, "simulated_seconds"))[order]])
     at = np.searchsorted(done, rounds_R, side="right")
-    return bytes_[at], seconds[at]
+    return bytes_[at], seconds[at], transfers[at], simulated[at]
 
 
 def column(table: Any, name: str) -> Array:

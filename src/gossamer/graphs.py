@@ -145,9 +145,11 @@ def _kept(
         closed -= moved
     if closed is not None:
         return closed, "closed form" if len(matrices) > 1 else "", moved
-    if len(matrices) == 1 and gap is not None and spectra.is_normal(matrices[0]):
-        return (1 - gap) ** 2, "", moved
-    kept, note = spectra.contraction(matrices, alike), f"mean of {len(matrices)} rounds" if len(matrices) > 1 else ""
+    note = f"mean of {len(matrices)} rounds" if len(matrices) > 1 else ""
+    if len(matrices) == 1 and spectra.is_normal(matrices[0]):
+        kept = None if gap is None else (1 - gap) ** 2
+    else:
+        kept = spectra.contraction(matrices, alike)
     if kept is None:
         note = f"not computed for more than {spectra.DENSE_NODES} nodes: too near to 1 for the iterative solver"
     return kept, note, moved

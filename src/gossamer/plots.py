@@ -36,9 +36,24 @@ TITLES = {
     "validation_loss": "Validation loss",
     "train_loss": "Training loss",
     "consensus_distance": "Distance between the nodes' models",
+    "merged_accuracy": "Test accuracy of the mean of the nodes' models",
+    "mergeability_gap": "Loss that merging saves",
+    "transfers": "Models sent in a round",
 }
-OVER = {"rounds": "", "bytes": " over data sent", "seconds": " over time"}
-AXES = {"rounds": "round", "bytes": "sent by all nodes together", "seconds": "seconds"}
+OVER = {
+    "rounds": "",
+    "bytes": " over data sent",
+    "seconds": " over time",
+    "transfers": " over models sent",
+    "simulated": " over simulated time",
+}
+AXES = {
+    "rounds": "round",
+    "bytes": "sent by all nodes together",
+    "seconds": "seconds",
+    "transfers": "models sent by all nodes together",
+    "simulated": "simulated seconds",
+}
 
 
 class Look(NamedTuple):
@@ -106,7 +121,7 @@ def curves(
         if not len(drawn.x):
             continue
         seeds.add(drawn.seeds)
-        if over == "bytes" and not drawn.x.any():
+        if over in ("bytes", "transfers") and not drawn.x.any():
             dots = {"linestyle": (0, (1, 2)), "linewidth": 1.8}
             ax.axhline(drawn.mean[-1], color=colour, label=f"{arm} (sends nothing)", **dots)
             continue

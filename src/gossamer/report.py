@@ -16,6 +16,7 @@ import gossamer
 from gossamer import compare, pictures, plots, units
 from gossamer.arms import flattened, in_words
 from gossamer.embedding import embedded
+from gossamer.experiment import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -209,10 +210,28 @@ def _curves(arms: Mapping[str, Sequence[Run]], look: Mapping[str, plots.Look], t
     if distances:
         note = "Mean squared distance of the nodes' models from their average."
         figures.append((plots.curves(distances, "consensus_distance", look=look), note))
+        note = "The mean of the nodes' models, whether or not they ever merge: nothing of it enters the training."
+        figures.append((plots.curves(distances, "merged_accuracy", look=look), note))
+    if any(uneven(run) for runs in distances.values() for run in runs):
+        note = "One for each link used, 2(m-1) for an all-reduce among m nodes."
+        figures.append((plots.curves(distances, "transfers", look=look), note))
+    if any(timed(run) for runs in arms.values() for run in runs):
+        note = "Time by the clock of the experiment: what computing and sending would cost, not what this run took."
+        figures.append((plots.curves(arms, over="simulated", look=look), note))
     if own and (dots := plots.nodes(arms, look=look)):
         figures.append((dots, "How far the nodes lie apart at the end, all seeds together."))
     figures.append((plots.phases(arms), "Seconds of each phase over all rounds, mean over seeds."))
     return _laid_out(figures)
+
+
+def uneven(run: Run) -> bool:
+    """Whether more is sent in some rounds than in others."""
+    return len(set(run.rounds["transfers"].to_pylist())) > 1
+
+
+def timed(run: Run) -> bool:
+    """Whether the clock of a run was set, so that its simulated time means something."""
+    return run.experiment.clock != Experiment().clock
 
 
 def _laid_out(figures: Sequence[tuple[Figure, str]]) -> str:

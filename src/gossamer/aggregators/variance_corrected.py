@@ -30,18 +30,18 @@ class VarianceCorrected(Aggregator):
     the target is exact: no epsilon, because the correction is applied again and again and any bias compounds. A tensor
     whose target is 0, or whose variance is below 1e-12 of it, is left alone. One model alone is returned as it is.
 
-    What is corrected: tensors of two or more dimensions, embeddings among them, as in the authors' C++ simulator.
+    What is corrected: tensors of two or more dimensions, embeddings among them, as in the first author's C++ simulator.
     Biases and norm parameters join with tensors = "all"; single numbers and buffers never do: they are averaged. Only
     whole models are corrected, not the changes or gradients that some methods send.
 
     The share of a node's own model in the mean (the paper's beta) is `topology.own_weight`. Targets, over the models
     with a weight above 0: `others`: mean variance of the models received; `own`: variance of the own model;
     `conservative`: `share` times `own` and the rest `others`; `all`: mean over all that were averaged; `median`:
-    median over the own model and all received, which a minority cannot move far (breakdown point 1/2; the means' is 0).
-    Without an own model (a server, an all-reduce) `others`, `own` and `conservative` mean `all`.
+    median over all that were averaged, which a minority cannot move far (breakdown point 1/2; the means' is 0). Where
+    no own model is in the mean (an all-reduce, own_weight = 0) `others`, `own` and `conservative` are `all`.
     """
 
-    source: ClassVar[str] = "arXiv 2404.04616, Algorithm 3 (target `all`); the authors' simulator for the other targets"
+    source: ClassVar[str] = "Tian et al. 2024 (arXiv 2404.04616), Algorithm 3 (target `all`), and their simulator"
     linear: ClassVar[bool] = True
 
     kind: Literal["variance_corrected"] = "variance_corrected"
@@ -107,11 +107,8 @@ class VarianceCorrected(Aggregator):
         import torch
 
         if self.target == "median":
-            counts_N = averaged_N.clone()
-            if own is not None:
-                counts_N[own] = True
-            return torch.quantile(stats_NS[counts_N], 0.5, dim=0)
-        if self.target == "all" or own is None:
+            return torch.quantile(stats_NS[averaged_N], 0.5, dim=0)
+        if self.target == "all" or own is None or not averaged_N[own]:
             return stats_NS[averaged_N].mean(0)
         if self.target == "own":
             return stats_NS[own]

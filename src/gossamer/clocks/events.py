@@ -24,11 +24,11 @@ class Events(Clock):
     with its last messages waits before it sends again.
 
     push: a node sends to those that hear it. pull: before it merges it asks those that it hears, and waits until each
-    answer has come or would have come (with merge = 'arrival' it trains meanwhile, and does not ask anew before); an
-    answer is the model as it is when the request arrives; a request costs latency and no bytes. push_pull: a node sends
-    to one neighbour drawn at random, which answers; both become the mean of the two at the moment when the answer
-    arrives (atomic: of the two models as they are then); the node waits for it, or trains meanwhile with merge =
-    'arrival', as in AD-PSGD.
+    answer has come or would have come; an answer is the model as it is when the request arrives; a request costs
+    latency and no bytes. push_pull: a node sends to one neighbour drawn at random, which answers; both become the mean
+    of the two at the moment when the answer arrives (atomic: of the two models as they are then); the node waits for
+    it. With merge = 'arrival' a node does not wait for answers but trains meanwhile, as in AD-PSGD, and waits only
+    before it would ask again.
 
     Merging weights: with `uniform` weights or an `own_weight` they are those of a mean of what is merged and the node's
     own model. With `metropolis` each message has its weight W_ij in the graph over which it was sent, and the rest is

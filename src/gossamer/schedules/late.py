@@ -27,8 +27,10 @@ class Late(Schedule):
 
     def merging(self, rounds: int) -> set[int]:
         """The rounds (from 0) that end in an all-reduce."""
+        count = min(self.merges, rounds)
         chosen: list[int] = []
-        for k in range(min(self.merges, rounds), 0, -1):
-            at = math.ceil((k / self.merges) ** (1 / self.power) * rounds) - 1
-            chosen.append(max(0, min(at, chosen[-1] - 1 if chosen else rounds - 1)))
+        for k in range(count, 0, -1):
+            at = math.ceil((k / count) ** (1 / self.power) * rounds) - 1
+            at = max(at, k - 1)  # Room for the earlier ones ...
+            chosen.append(min(at, chosen[-1] - 1 if chosen else rounds - 1))  # ... and none on top of a later one.
         return set(chosen)

@@ -176,6 +176,7 @@ def _packed(error: GossamerError) -> Message:
 
 def _work() -> None:
     """The life of a worker: play what comes on standard input, tell what happens on standard output."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where whoever began all this ignored it
     # What a user's own model prints must not come between the messages.
     channel = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
