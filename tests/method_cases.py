@@ -5,6 +5,7 @@ Shapes: T = 10 trainable columns (a body of 6, a head of 4), then 3 buffers, so 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,8 @@ State = dict[str, Tensor]
 
 
 def context(nodes: int = 4, learner: Learner | None = None, samples: tuple[int, ...] = (10, 20, 30, 40)) -> Context:
-    return Context(nodes, 5, LAYOUT, learner or SGD(lr=0.1, batch_size=4, steps=3), samples)
+    labels_NC = np.array([[4, 6], [4, 6], [4, 6], [4, 6]][:nodes]) if nodes <= 4 else np.ones((nodes, 2))
+    return Context(nodes, 5, LAYOUT, learner or SGD(lr=0.1, batch_size=4, steps=3), samples, labels_NC)
 
 
 def view(of: Context, node: int = 0, round: int = 0) -> View:

@@ -69,6 +69,13 @@ def test_rest_lies_between_a_work_and_the_next() -> None:
     assert {(op.node, len(op.slots)) for op in operations if isinstance(op, Mix)} == set(enumerate(degree.tolist()))
 
 
+def test_works_without_time_follow_one_another() -> None:
+    """One node after the other works, sends and is merged by the others, all at the same time."""
+    operations = trace(Events(step_seconds=0, idle=(1, 1), merge="arrival"), Complete(), nodes=3, rounds=1)
+    mixes = [(op.time, op.node, op.senders) for op in operations if isinstance(op, Mix)]
+    assert mixes[:4] == [(0, 1, (0,)), (0, 2, (0,)), (0, 0, (1,)), (0, 2, (1,))]
+
+
 def test_a_pulling_node_waits_for_answers_of_that_moment() -> None:
     """Period: work + request + answer; the answer is the model as it is when the request arrives."""
     operations = trace(Events(step_seconds=1, latency=0.25, protocol="pull"), Complete(), nodes=2, rounds=3)
@@ -196,6 +203,14 @@ def test_what_is_not_quite_sent_is_lost(tmp_path: Path) -> None:
     assert heard == {1}, "the message to 1 is out at 1.4, that to 2 would be at 1.8"
 
 
+def test_the_uplink_of_a_node_that_comes_back_is_free(tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text("1.5 0 down\n1.75 0 up", encoding="utf-8")
+    clock = Events(step_seconds=1, bandwidth=SIZE / 1.5, trace=str(tmp_path / "trace.csv"))
+    operations = trace(clock, Complete(), nodes=3, rounds=3)
+    assert times(operations, Send, 0)[:1] == [2.75], "nothing of what it sends at 1 gets out"
+    assert times(operations, Send, 1)[:2] == [1, 4]
+
+
 @pytest.mark.parametrize("protocol", ["pull", "push_pull"])
 def test_who_is_down_does_not_answer(tmp_path: Path, protocol: Any) -> None:
     (tmp_path / "trace.csv").write_text("1.1 1 down\n2.2 1 up", encoding="utf-8")
@@ -203,6 +218,8 @@ def test_who_is_down_does_not_answer(tmp_path: Path, protocol: Any) -> None:
     operations = trace(clock, Complete(), nodes=2, rounds=2)
     assert times(operations, Start, 0) == [0, 1.5, 3], "it waits until the answer would have come"
     assert times(operations, (Mix, Exchange)) == [3], "node 1 did not hear the answer to its own question either"
+    received = [op.received for op in operations if isinstance(op, Finished)]
+    assert received == [(0, 0), (SIZE, 0) if protocol == "pull" else (2 * SIZE, SIZE)]
     assert times(operations, Start, 1) == [0, 2.2]
 
 

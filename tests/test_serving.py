@@ -17,6 +17,7 @@ from gossamer.clocks.events import Events
 from gossamer.errors import ExperimentError
 from gossamer.operations import Apply, Finished, Lost, Merge, Operation, Start, survey
 from gossamer.schedules.every import Every
+from gossamer.serving import Serving
 from gossamer.simulation import simulate
 from gossamer.topologies.server import Server
 
@@ -104,8 +105,11 @@ def test_every_trace_makes_sense(
         up_seconds=0.5 if away else 0,
         down_seconds=0.02 if away else 0,
     )
-    operations = trace(clock, nodes, rounds, buffered, seed)
+    serving = Serving(clock, nodes, rounds, seed, [1] * nodes, UP, DOWN, buffered, churn_of(clock, nodes, seed))
+    operations = list(serving.play())
     replay = Replay(nodes, concurrency, operations)
+    assert {slot for slot, holders in enumerate(serving.mail._holders) if holders} == replay.open.keys()
+    assert sum(serving.snapshots._holders) == len(replay.open)
     assert replay.rounds == rounds
     assert not of(Apply, operations)
     merges = of(Merge, operations)
@@ -161,6 +165,16 @@ def test_another_takes_the_place_of_a_node_that_goes_away(tmp_path: Path) -> Non
     ends = of(Finished, operations)
     assert [op.time for op in ends] == [2, 3.5, 4.5]
     assert sum(op.received[1] for op in ends) == 3 * DOWN, "it had received the first one"
+
+
+def test_a_result_that_is_cut_off_is_missed_at_that_moment(tmp_path: Path) -> None:
+    clock = Events(step_seconds=1, bandwidth=UP / 2, concurrency=1)
+    (first, *_) = of(Start, trace(clock, nodes=2, rounds=1))
+    (tmp_path / "trace.txt").write_text(f"1.5 {first.node} down", encoding="utf-8")
+    operations = trace(clock.model_copy(update={"trace": str(tmp_path / "trace.txt")}), nodes=2, rounds=2)
+    assert [op.time for op in of(Lost, operations)] == [1.5]
+    assert [op.time for op in of(Start, operations)] == [0, 1.5, 4.5]
+    assert {op.node for op in of(Start, operations)[1:]} == {1 - first.node}
 
 
 def test_choices_for_graphs_are_errors_with_a_server_and_the_other_way_round() -> None:

@@ -17,6 +17,7 @@ from gossamer.clocks.events import Events
 from gossamer.gossiping import Gossip
 from gossamer.mixing import edges_of, mixing_matrix
 from gossamer.operations import Apply, Exchange, Finished, Mix, Operation, Send, Start, survey
+from gossamer.schedules import Schedule
 from gossamer.schedules.every import Every
 from gossamer.simulation import simulate
 from gossamer.timeline import ARRIVE
@@ -143,6 +144,21 @@ def test_the_schedule_says_after_which_works_a_node_sends() -> None:
     operations = trace(Events(), Complete(), nodes=9, rounds=5, seed=2, schedule=shared)
     for k, end in enumerate(of(Finished, operations)):
         assert end.transfers == len(edges_of(Complete(), 9, 2, round=k, share=0.4))
+
+
+class Last(Schedule):
+    """All links in the last round, none before."""
+
+    kind: Literal["last"] = "last"
+
+    def intensity(self, round: int, rounds: int) -> float:
+        assert 0 <= round < rounds
+        return float(round == rounds - 1)
+
+
+def test_works_beyond_the_rounds_are_followed_by_what_the_last_round_has() -> None:
+    operations = trace(Events(), Complete(), nodes=3, rounds=4, schedule=Last(), steps=[1, 3, 6])
+    assert [op.tick for op in of(Send, operations) if op.node == 0] == [3, 4, 5, 6, 7, 8]
 
 
 # ---- any run ---------------------------------------------------------------------------------------------------

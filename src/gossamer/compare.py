@@ -72,8 +72,8 @@ class Curve:
 def curve(run: Run, metric: str = "test_accuracy") -> Curve:
     """A metric of a run over its rounds: that of the global model with a server, else the mean over the nodes' models.
 
-    Columns of `run.rounds`, such as consensus_distance, are taken as they are; merged_accuracy is that of the mean of the
-    nodes' models. At round x, x rounds are over.
+    Columns of `run.rounds`, such as consensus_distance, are taken as they are; merged_accuracy is that of the mean of
+    the nodes' models. At round x, x rounds are over.
     """
     if metric in run.rounds.column_names:
         rounds_R, values_R = column(run.rounds, "round"), column(run.rounds, metric)

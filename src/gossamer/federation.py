@@ -144,7 +144,7 @@ class Federation:
         check_output(self.resident, items, len(self.shards.classes))
         check_batches(module, experiment.learner, self.shards.sizes, self.shards.draw_NC is not None)
         self.items, self.trainer = items, Trainer(experiment, self.resident, items)
-        self.context = Context(self.nodes, experiment.rounds, self.layout, experiment.learner, self.shards.sizes)
+        self.context = context_of(experiment, self.shards, self.layout)
         shared_row = self.resident.row.clone()
         distinct = not experiment.init.shared and not self.has_server
 
@@ -166,8 +166,8 @@ class Federation:
         self.steps_N = np.array([experiment.learner.steps_for(size) for size in self.shards.sizes])
         """Local steps of each node's work."""
         self._cohort: tuple[int, Array] = (-1, np.empty(0, np.int64))
-        self.setup_bytes = 0 if self.method.world == "alone" else frozen_bytes(module, self.layout)
-        """Bytes of handing the frozen part to one node, before the first round."""
+        self.setup_bytes = setup_bytes(experiment, module, self.context)
+        """Bytes that one node gets before the first round: the frozen part, and what the others tell it."""
         self.stages, down = first_messages(experiment, self.context, shared_row)
         self.up_bytes, self.down_bytes = wire.size(self.stages[-1]), wire.size(down)
         self.received_like = self._decoded(self.stages[-1])
@@ -432,6 +432,19 @@ def encoded(experiment: Experiment, message: Message) -> Message:
     for transform in experiment.transforms:
         message = transform.forward(message)
     return message
+
+
+def context_of(experiment: Experiment, shards: Shards, layout: Layout) -> Context:
+    """What a method knows before the first round."""
+    return Context(len(shards.train), experiment.rounds, layout, experiment.learner, shards.sizes, shards.histogram_NC)
+
+
+def setup_bytes(experiment: Experiment, module: nn.Module, context: Context) -> int:
+    """Bytes that one node gets before the first round."""
+    if experiment.method.world == "alone":
+        return 0
+    told = experiment.method.setup(context)
+    return frozen_bytes(module, context.layout) + ((context.nodes - 1) * wire.size(told) if told else 0)
 
 
 def frozen_bytes(module: nn.Module, layout: Layout) -> int:

@@ -81,7 +81,7 @@ def describe(topology: Topology, nodes: int, seed: int, share: float = 1.0) -> G
         graphs += [edges_of(topology, nodes, seed, round, share) for round in range(1, count)]
     matrices = [mixing_matrix(edges_E2, nodes, topology.weights, None, topology.own_weight) for edges_E2 in graphs]
     # A graph drawn once is alike in all directions only on average over seeds.
-    alike = changes and bool(getattr(topology, "exchangeable", False))
+    alike = changes and topology.exchangeable
     degree_KN = np.stack([np.bincount(edges_E2[:, 1], minlength=nodes) for edges_E2 in graphs])
     directed = any(is_directed(edges_E2, nodes) for edges_E2 in graphs)
     parts = components(np.concatenate(graphs), nodes)
@@ -138,9 +138,9 @@ def _kept(
         return None, "rows do not sum to 1: consensus is not kept", 0.0 if kind == "column" else None
     moved = spectra.drift(matrices, alike)
     closed = None if topology is None else topology.contraction(nodes)
-    if closed is not None and kind == "row":
+    if topology is not None and closed is not None and kind == "row":
         # The squared distance to the old mean is that to the new mean plus the squared move of the mean.
-        known = getattr(topology, "drift", lambda nodes: None)(nodes)
+        known = topology.drift(nodes)
         moved = moved if known is None else known
         closed -= moved
     if closed is not None:

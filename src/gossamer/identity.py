@@ -60,12 +60,13 @@ def about(federation: Federation, backend: str, reason: str, workers: int) -> di
 
 def fingerprints(federation: Federation) -> dict[str, str]:
     """Hashes of what the experiment only names: its data as dealt, the graph, the model's layout and frozen part."""
-    shards, layout = federation.shards, federation.layout
+    shards, layout, rounds = federation.shards, federation.layout, federation.experiment.rounds
     frozen = dict(federation.resident.module.named_parameters())
     return {
         "data": _hash(shards.inputs, shards.labels, shards.test_inputs, shards.test_labels),
         "partition": _hash(*shards.train, *shards.validation),
-        "graph": _hash(federation.exchanges.links(0)),
+        # The first, the middle and the last one of a graph that changes.
+        "graph": _hash(*(federation.exchanges.links(round) for round in sorted({0, rounds // 2, rounds - 1}))),
         "model": _hash(np.frombuffer(repr([(e.name, e.shape) for e in layout.entries]).encode(), np.uint8)),
         "frozen part": _hash(*(frozen[name].detach().numpy() for name in layout.frozen)),
     }

@@ -14,10 +14,17 @@ from gossamer import wire
 from gossamer.engines.local import receivers_at_once
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
-from gossamer.federation import deal, first_messages, frozen_bytes, initial_module, load_dataset
+from gossamer.federation import (
+    context_of,
+    deal,
+    first_messages,
+    frozen_bytes,
+    initial_module,
+    load_dataset,
+    setup_bytes,
+)
 from gossamer.graphs import describe
 from gossamer.memory import proportional_set_size
-from gossamer.methods import Context
 from gossamer.mixing import edges_of
 from gossamer.schedules import ALL
 from gossamer.traffic import traffic
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
     from gossamer.graphs import GraphFacts
     from gossamer.layout import Layout
+    from gossamer.methods import Context
     from gossamer.operations import Needs
     from gossamer.preprocessing import Shards
 
@@ -92,11 +100,11 @@ def plan(experiment: Experiment) -> Plan:
     base = _INTERPRETER.setdefault(experiment.data.kind, max(0, proportional_set_size() - _data_bytes(shards)))
     module, layout = _on_meta(experiment, shards)
     nodes = len(shards.train)
-    context = Context(nodes, experiment.rounds, layout, experiment.learner, shards.sizes)
+    context = context_of(experiment, shards, layout)
     row_D = torch.empty(layout.size, dtype=as_dtype(experiment.dtype), device="meta")
     stages, down = first_messages(experiment, context, row_D)
     up_bytes, down_bytes = wire.size(stages[-1]), wire.size(down)
-    frozen = 0 if experiment.method.world == "alone" else frozen_bytes(module, layout) * nodes
+    frozen = setup_bytes(experiment, module, context) * nodes
     steps = [experiment.learner.steps_for(size) for size in shards.sizes]
     sent = traffic(experiment, nodes, steps, up_bytes, down_bytes)
     graph = None

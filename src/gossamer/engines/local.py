@@ -130,13 +130,13 @@ def _on_graph(federation: Federation, result: Round, exchanges: list[Exchange]) 
     for exchange in exchanges[:-1]:
         clock = time.perf_counter()
         mixed = {name: rows.clone() for name, rows in federation.sent.items()}
-        for receiver, inbox in _inboxes(federation, exchange, participants, round):
+        for receiver, inbox in _inboxes(federation, exchange, result):
             for name, value in inbox.fields.items():
                 mixed[name][receiver].copy_(value)
         federation.send_again(mixed, participants)
         result.seconds["exchange"] += time.perf_counter() - clock
     clock = time.perf_counter()
-    for receiver, inbox in _inboxes(federation, exchanges[-1] if exchanges else None, participants, round):
+    for receiver, inbox in _inboxes(federation, exchanges[-1] if exchanges else None, result):
         result.seconds["exchange"] += time.perf_counter() - clock
         clock = time.perf_counter()
         federation.merge(receiver, inbox, federation.view(receiver, round, participants))
@@ -144,10 +144,9 @@ def _on_graph(federation: Federation, result: Round, exchanges: list[Exchange]) 
         clock = time.perf_counter()
 
 
-def _inboxes(
-    federation: Federation, exchange: Exchange | None, participants: Array, round: int
-) -> Iterator[tuple[int, Inbox]]:
+def _inboxes(federation: Federation, exchange: Exchange | None, result: Round) -> Iterator[tuple[int, Inbox]]:
     """What each participant has after an exchange (None: there was none). Valid until the next is asked for."""
+    participants, round = result.participants, result.round
     if exchange is None:
         source = federation.exact or federation.sent
         for receiver in participants.tolist():
@@ -155,12 +154,12 @@ def _inboxes(
         return
     stats = _statistics(federation, participants)
     if exchange.everyone:
-        even = [1.0] * len(participants)
-        fields = aggregated(federation, participants, even, None, round)
+        weights = [outcome.weight for outcome in result.outcomes]
+        fields = aggregated(federation, participants, weights, None, round)
         if stats is not None:
-            fields["row"] = federation.finished(fields["row"], stats[participants], even, None)
-        for receiver in participants.tolist():
-            yield receiver, Inbox(fields, len(participants) - 1, 1.0 - 1.0 / len(participants), everyone=True)
+            fields["row"] = federation.finished(fields["row"], stats[participants], weights, None)
+        for receiver, weight in zip(participants.tolist(), weights, strict=True):
+            yield receiver, Inbox(fields, len(weights) - 1, 1.0 - weight / sum(weights), everyone=True)
         return
     weights_NN = federation.mixing(exchange.edges_E2, round)
     own_N = weights_NN.diagonal()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from gossamer.layout import Layout
     from gossamer.learners import Learner
+    from gossamer.topologies import Array
 
     State = dict[str, Tensor]
     """Named tensors; of the server, of a node, or a message."""
@@ -40,6 +41,8 @@ class Context:
     learner: Learner
     samples: tuple[int, ...]
     """Training items of each node."""
+    labels_NC: Array | None = None
+    """Training items of each class at each node; a method that uses them says so in `setup`."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,10 @@ class Method(Plug):
         node keeps for itself; the engine holds it as one array for each name, with the node first.
         """
         return {"row": row_D.clone()}, {}
+
+    def setup(self, context: Context) -> State:
+        """On a graph: what each node tells all others before the first round; its bytes count as set-up."""
+        return {}
 
     def publish(self, state: State, view: View) -> State:
         """The message to the nodes: what the receiver's state says to those who train."""

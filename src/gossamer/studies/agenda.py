@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from gossamer.arms import flattened
 from gossamer.errors import NodeError, RunError
 from gossamer.experiment import WITHOUT_EFFECT, Experiment
+from gossamer.record import is_running
 from gossamer.runs import Run, open_run
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Task:
 
     arm: str
     seed: int
-    experiment: Experiment
+    experiment: Experiment = field(compare=False)
     folder: Path
 
     @property
@@ -49,12 +50,12 @@ def standing(task: Task) -> Standing:
     """Where a run stands, by its folder. Raises RunError where another process is at work on it."""
     if not task.folder.exists() or (task.folder.is_dir() and not any(task.folder.iterdir())):
         return Standing("new")
+    if is_running(task.folder):
+        raise RunError(f"{task.folder}: another process is running this; wait for it, or stop it")
     try:
         run = open_run(task.folder)
     except RunError as error:
         return Standing("other", why=str(error))
-    if run.record["status"] == "running":
-        raise RunError(f"{task.folder}: another process is running this; wait for it, or stop it")
     if run.record.get("digest") != task.experiment.digest():
         return Standing("other", run, f"the experiment was changed ({_changed(run, task.experiment)})")
     return Standing("finished" if run.record["status"] == "finished" else "resume", run)

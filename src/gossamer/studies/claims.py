@@ -112,10 +112,12 @@ def _formula(node: ast.expr, terms: list[Term], depth: int) -> Formula:
             return _looked_up(_reaches(args), terms)
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
             function, least, most = FUNCTIONS[name]
-            if not least <= len(args) <= most or any(isinstance(part, ast.Starred) for part in args):
+            if not least <= len(args) <= most:
                 raise ExperimentError(f"{name}() takes {'one value' if most == 1 else 'two values or more'}")
             parts = [inner(part) for part in args]
             return lambda lookup: function(*(part(lookup) for part in parts))
+        case ast.Call(func=ast.Name(id=name), keywords=[_, *_]):
+            raise ExperimentError(f"{name}() takes values without names")
         case ast.Call(func=ast.Name(id=name)):
             raise ExperimentError(
                 f"no function '{name}'; there are {', '.join(FUNCTIONS)} and reaches(arm, metric, 0.7)"

@@ -82,8 +82,7 @@ def _finding(claim: Claim, study: Study, seeds: Sequence[int], runs: Runs) -> Fi
     absent = [arm for arm in dict.fromkeys(term.arm for term in terms) if arm not in runs]
     if absent:
         left_out = [arm for arm in absent if arm not in study.experiments]
-        why = f"{_listed(left_out)}, left out by [quick]" if left_out else f"{_listed(absent)}, not run yet"
-        note = f"needs {why}"
+        note = f"needs {_listed(left_out or absent)}, {'left out by [quick]' if left_out else 'without a finished run'}"
         return Finding(claim, Judgement(OPEN, None, None, note), tuple(None for _ in seeds))
     values: list[float | None] = []
     for seed in seeds:

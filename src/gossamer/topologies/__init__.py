@@ -20,9 +20,6 @@ class Topology(Plug):
     """Base of the topologies: `edges` lists who sends to whom."""
 
     has_server: ClassVar[bool] = False
-    overlay: ClassVar[bool] = False
-    """Whether the graph is a choice among nodes that can all talk to each other, so that they can also do an
-    all-reduce."""
 
     weights: Literal["metropolis", "uniform", "out_degree"] = Field(
         default="metropolis",
@@ -40,6 +37,16 @@ class Topology(Plug):
         default=False,
         description="any two nodes can talk if a schedule asks for an all-reduce, although the graph has few links",
     )
+
+    @property
+    def overlay(self) -> bool:
+        """Whether the graph is a choice among nodes that can all talk to each other, and so can do an all-reduce."""
+        return False
+
+    @property
+    def exchangeable(self) -> bool:
+        """Whether every numbering of the nodes is as likely in each round, so that all directions contract alike."""
+        return False
 
     @property
     def varies(self) -> bool:
@@ -68,6 +75,10 @@ class Topology(Plug):
 
     def contraction(self, nodes: int) -> float | None:
         """E ||W x - mean(x)||^2 / ||x - mean(x)||^2 of one round in closed form, or None where none is known."""
+        return None
+
+    def drift(self, nodes: int) -> float | None:
+        """E N (mean(W x) - mean(x))^2 / ||x - mean(x)||^2 of one round in closed form, or None where none is known."""
         return None
 
     def caveat(self, nodes: int) -> str:
