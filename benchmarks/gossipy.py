@@ -17,6 +17,7 @@ agreement        largest difference between the two programs' models after the s
 microseconds     of one node in one round. Both programs are held to one core by the affinity of their processes, or to
                  two. With two, Gossamer has two worker processes; GossiPy has one process, and one or two threads,
                  whichever is faster
+cpu_microseconds CPU time of the process instead, on one core: what the wall clock would say if nothing else ran
 spread           (largest - smallest) / median of the runs; `load_average` is that of the machine before the first
 ratio            GossiPy / Gossamer; bar: 3 on one core, 5 on two. `one_copy` is what is left of the ratio on one core
                  if GossiPy copied a model once a round and not for each receiver
@@ -48,6 +49,9 @@ import numpy as np
 DEGREE, ITEMS, INPUTS, CLASSES, RATE = 4, 10, 100, 1000, 0.1
 UNTIMED = 2
 """Rounds at the start that are not timed; neither is the last one, after which Gossamer evaluates and saves."""
+
+Clock = list[list[float]]
+"""When each round ended: [wall clock, CPU time of the process], in seconds."""
 
 PEER = """
 import json, sys, time, types
@@ -100,7 +104,7 @@ class OneCopy(TorchModelHandler):
 class Clock(SimulationReport):
     def update_timestep(self, t):
         if (t + 1) % degree == 0:
-            clock.append(time.perf_counter())
+            clock.append([time.perf_counter(), time.process_time()])
 
 
 clock = []
@@ -182,34 +186,35 @@ def experiment(nodes: int, rounds: int, **how: Any) -> Any:
     )
 
 
-def play(place: Path, nodes: int, rounds: int, **how: Any) -> tuple[list[float], Any]:
+def play(place: Path, nodes: int, rounds: int, **how: Any) -> tuple[Clock, Any]:
     """When each round of Gossamer ended, and the run."""
     import gossamer
 
-    clock: list[float] = []
+    clock: Clock = []
 
     def listen(event: gossamer.Event) -> None:
         if event.kind == "round":
-            clock.append(time.perf_counter())
+            clock.append([time.perf_counter(), time.process_time()])
 
     return clock, gossamer.run(experiment(nodes, rounds, **how), place / "run", listen)
 
 
-def per_node(clock: list[float], nodes: int) -> float:
-    """Seconds of one round of one node, from when the rounds ended."""
-    return (clock[-2] - clock[UNTIMED - 1]) / (len(clock) - 1 - UNTIMED) / nodes
+def per_node(clock: Clock, nodes: int) -> list[float]:
+    """Microseconds of one round of one node, by the wall clock and of the process's own CPU time."""
+    began, ended, rounds = clock[UNTIMED - 1], clock[-2], len(clock) - 1 - UNTIMED
+    return [1e6 * (end - begin) / rounds / nodes for begin, end in zip(began, ended, strict=True)]
 
 
-def gossamer_seconds(nodes: int, rounds: int, cores: list[int]) -> float:
-    """A run of Gossamer in a fresh process: eager on one core, two workers on two."""
+def gossamer_time(nodes: int, rounds: int, cores: list[int]) -> list[float]:
+    """`per_node` of a run of Gossamer in a fresh process: eager on one core, two workers on two."""
     how = {"backend": "eager"} if len(cores) == 1 else {"backend": "parallel", "workers": len(cores)}
     command = [sys.executable, __file__, "--alone", json.dumps({"nodes": nodes, "rounds": rounds, **how})]
     os.sched_setaffinity(0, cores)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment(1))
-    return float(done.stdout)
+    return list(json.loads(done.stdout))
 
 
-def gossipy_run(peer: Path, nodes: int, rounds: int, threads: int, cores: list[int], **how: Any) -> list[float]:
+def gossipy_run(peer: Path, nodes: int, rounds: int, threads: int, cores: list[int], **how: Any) -> Clock:
     """When each round of GossiPy ended, in a fresh process."""
     from gossamer.mixing import edges_of
 
@@ -256,27 +261,32 @@ def side_by_side(peer: Path, nodes: int, rounds: int, repeats: int, cores: list[
     """Medians of runs that take turns."""
     one, both = cores[:1], cores[:2]
     arms = {
-        "gossamer": lambda: gossamer_seconds(nodes, rounds, one),
+        "gossamer": lambda: gossamer_time(nodes, rounds, one),
         "gossipy": lambda: per_node(gossipy_run(peer, nodes, rounds, 1, one), nodes),
-        "gossamer_two_workers": lambda: gossamer_seconds(nodes, rounds, both),
+        "gossamer_two_workers": lambda: gossamer_time(nodes, rounds, both),
         "gossipy_two_cores": lambda: per_node(gossipy_run(peer, nodes, rounds, 1, both), nodes),
         "gossipy_two_threads": lambda: per_node(gossipy_run(peer, nodes, rounds, 2, both), nodes),
         "gossipy_one_copy": lambda: per_node(gossipy_run(peer, nodes, rounds, 1, one, one_copy=True), nodes),
     }
-    times: dict[str, list[float]] = {name: [] for name in arms}
+    wall: dict[str, list[float]] = {name: [] for name in arms}
+    cpu: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(repeats):
         for name, measure in arms.items():
-            times[name].append(1e6 * measure())
-    median = {name: statistics.median(values) for name, values in times.items()}
+            for times, value in zip((wall, cpu), measure(), strict=True):
+                times[name].append(value)
+    median = {name: statistics.median(values) for name, values in wall.items()}
+    spent = {name: statistics.median(cpu[name]) for name in ("gossamer", "gossipy", "gossipy_one_copy")}
     best = min(median["gossipy_two_cores"], median["gossipy_two_threads"])
     ratio = {
         "one_core": median["gossipy"] / median["gossamer"],
+        "one_core_cpu": spent["gossipy"] / spent["gossamer"],
         "both_cores": best / median["gossamer_two_workers"],
         "one_copy": median["gossipy_one_copy"] / median["gossamer"],
     }
     return {
         "microseconds": {name: round(value, 1) for name, value in median.items()},
-        "spread": {name: round((max(v) - min(v)) / median[name], 2) for name, v in times.items()},
+        "cpu_microseconds": {name: round(value, 1) for name, value in spent.items()},
+        "spread": {name: round((max(v) - min(v)) / median[name], 2) for name, v in wall.items()},
         "ratio": {name: round(value, 2) for name, value in ratio.items()},
     }
 
@@ -292,7 +302,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.alone:
         with tempfile.TemporaryDirectory() as folder:
-            print(per_node(play(Path(folder), **asked.alone)[0], asked.alone["nodes"]))
+            print(json.dumps(per_node(play(Path(folder), **asked.alone)[0], asked.alone["nodes"])))
         return
     cores = sorted(os.sched_getaffinity(0))
     if asked.peer is None or len(cores) < 2:

@@ -30,7 +30,7 @@ app.add_typer(study_app, name="study")
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A folder in ./studies, or the path of one.", show_default=False)
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="A reduced study: what its table [quick] says.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A reduced study, as its table 'quick' says.")]
 Seeds = Annotated[
     int | None, typer.Option("--seeds", metavar="N", help="How many of its seeds; default: all.", show_default=False)
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from gossamer.errors import ExperimentError
-from gossamer.methods import Context, Outbox, Result, Task, View
+from gossamer.methods import Context, Inbox, Outbox, Result, Task, View
 from gossamer.methods.dsgd import DSGD
 
 if TYPE_CHECKING:
@@ -26,13 +26,33 @@ class BalancedMerge(DSGD):
     p_i are the shares of the C classes at node i. Merging models weighs the data they have seen: where few nodes hold a
     class, a plain mean forgets it, though the nodes together know it well. Exchanges over the topology's links are
     those of DSGD. Every node tells all others its p_i before the first round, which counts as set-up and reveals how
-    often it has each class; the model is supposed to be wanted for classes that are equally common.
+    often it has each class; the model is supposed to be wanted for classes that are equally common. With `tail`, the
+    last all-reduce gives the mean of the common models of all all-reduces in the last part of the run, as averaged
+    iterates of SGD are (Polyak and Juditsky 1992); training goes on from the common models themselves.
     """
 
     asynchronous: ClassVar[bool] = False
 
     kind: Literal["balanced_merge"] = "balanced_merge"  # type: ignore[assignment]
     ridge: float = Field(default=0.1, gt=0, description="pull to equal weights: 0.01 hardly any, 10 nearly equal")
+
+    tail: float = Field(default=0.0, ge=0, le=1, description="share of the rounds whose all-reduces are averaged")
+
+    def init(self, context: Context, row_D: Tensor) -> tuple[State, State]:
+        state, own = super().init(context, row_D)
+        if self.tail:
+            state |= {"tail": row_D.new_zeros(row_D.shape), "merges": row_D.new_zeros(1)}
+        return state, own
+
+    def merge(self, state: State, inbox: Inbox, view: View) -> State:
+        changed = super().merge(state, inbox, view)
+        left = view.context.rounds - view.round
+        if not (self.tail and inbox.everyone) or left > max(1, round(self.tail * view.context.rounds)):
+            return changed
+        merges = state["merges"] + 1
+        tail_D = state["tail"] + (changed["row"] - state["tail"]) / merges
+        row_D = tail_D if left == 1 else changed["row"]
+        return {**changed, "row": row_D, "tail": tail_D, "merges": merges}
 
     def setup(self, context: Context) -> State:
         import torch
