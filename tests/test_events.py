@@ -171,7 +171,10 @@ def test_staleness_reaches_the_method():
 @pytest.mark.parametrize("method", ["fedasync", {"kind": "fedbuff", "buffer": 3}], ids=str)
 def test_asynchronous_servers_learn_alike_on_every_back_end(method, tmp_path):
     experiment = small(
-        method=method, rounds=15, clock={"kind": "events", "speeds": "lognormal", "concurrency": 4}, evaluate={"every": 5}
+        method=method,
+        rounds=15,
+        clock={"kind": "events", "speeds": "lognormal", "concurrency": 4},
+        evaluate={"every": 5},
     )
     runs = [
         gossamer.run(experiment.replace(backend=name, workers=2), tmp_path / name) for name in ("eager", "parallel")

@@ -100,7 +100,7 @@ def test_adaptive_compares_the_distance_with_the_gradient():
     assert Adaptive().decide(0, 10, Observed(1e9, 1.0)) == ALL
 
 
-# ---- what they make of a run ------------------------------------------------------------------------------------------
+# ---- what they make of a run ----------------------------------------------------------------------------------------
 
 GOSSIP = {"method": "dsgd", "topology": "random_matching"}
 

@@ -21,10 +21,12 @@ from gossamer.errors import ExperimentError, GossamerError, NodeError
 from gossamer.exchanges import Exchanges
 from gossamer.methods import Context, Inbox, Result, Task, View
 from gossamer.mixing import mixing_matrix
+from gossamer.operations import survey
 from gossamer.population import Population, as_dtype, shared
 from gossamer.preprocessing import shard
 from gossamer.randomness import generator, torch_seeded
 from gossamer.resident import Resident
+from gossamer.traffic import trace
 from gossamer.training import NodeItems, Trainer, check_batches, check_output
 
 if TYPE_CHECKING:
@@ -193,8 +195,6 @@ class Federation:
         self.pending = shared_row.new_empty((0, 4))
         """By the clock: node, weight, loss and accuracy of the results in the slots."""
         if experiment.clock.kind == "events":
-            from gossamer.operations import survey
-
             needs = survey(self.operations())
             self.snapshots = {n: shared(needs.snapshots, v[0]) for n, v in self.population.state.items()}
             self.mail = {name: shared(needs.mail, value) for name, value in self.received_like.items()}
@@ -249,22 +249,7 @@ class Federation:
 
     def operations(self) -> Iterator[Operation]:
         """By the clock: what happens when."""
-        from gossamer.simulation import simulate
-
-        experiment = self.experiment
-        return simulate(
-            experiment.clock,
-            experiment.topology,
-            experiment.schedule,
-            self.method.world,
-            self.nodes,
-            experiment.rounds,
-            experiment.seed,
-            self.steps_N,
-            self.up_bytes,
-            self.down_bytes,
-            self.method.buffered,
-        )
+        return trace(self.experiment, self.nodes, self.steps_N, self.up_bytes, self.down_bytes)
 
     def tensors(self) -> dict[str, Tensor]:
         """The complete state of a run: the population, and by the clock all that is on its way."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gossamer.clocks import round_seconds
+from gossamer.clocks.events import Events
 from gossamer.exchanges import Exchanges
 from gossamer.operations import Finished, Needs, survey
 from gossamer.randomness import generator
@@ -68,10 +69,30 @@ def traffic(experiment: Experiment, nodes: int, steps_N: Sequence[int], up_bytes
 def _by_the_clock(
     experiment: Experiment, nodes: int, steps_N: Sequence[int], up_bytes: int, down_bytes: int
 ) -> Traffic:
-    world: Any = experiment.method.world
+    world = experiment.method.world
     Exchanges(experiment, nodes).check()
-    operations = simulate(
-        experiment.clock,
+    operations = trace(experiment, nodes, steps_N, up_bytes, down_bytes)
+    sizes: list[int] = []
+
+    def counted() -> Iterator[Operation]:
+        for operation in operations:
+            if isinstance(operation, Finished):
+                sizes.append(sum(operation.sent) + (sum(operation.received) if world == "server" else 0))
+            yield operation
+
+    needs = survey(counted())
+    return Traffic(needs.transfers, tuple(sizes), needs.seconds, nodes, needs)
+
+
+def trace(
+    experiment: Experiment, nodes: int, steps_N: Sequence[int] | Array, up_bytes: int, down_bytes: int
+) -> Iterator[Operation]:
+    """What happens when in an experiment by the clock (`clock.kind = 'events'`), as a generator."""
+    clock, world = experiment.clock, experiment.method.world
+    if not isinstance(clock, Events) or world == "alone":
+        raise ValueError(f"no trace: clock.kind = '{clock.kind}', method.kind = '{experiment.method.kind}'")
+    return simulate(
+        clock,
         experiment.topology,
         experiment.schedule,
         world,
@@ -83,13 +104,3 @@ def _by_the_clock(
         down_bytes,
         experiment.method.buffered,
     )
-    sizes: list[int] = []
-
-    def counted() -> Iterator[Operation]:
-        for operation in operations:
-            if isinstance(operation, Finished):
-                sizes.append(sum(operation.sent) + (sum(operation.received) if world == "server" else 0))
-            yield operation
-
-    needs = survey(counted())
-    return Traffic(needs.transfers, tuple(sizes), needs.seconds, nodes, needs)

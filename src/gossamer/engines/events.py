@@ -164,8 +164,9 @@ class Events:
             out.add_(value, alpha=weight)
         if not (federation.corrects and name == "row"):
             return out
-        stats = [rule.statistics(value, federation.layout) for value, _ in parts]
-        return federation.finished(out, torch.stack(stats), [weight for _, weight in parts], own)
+        found = [rule.statistics(value, federation.layout) for value, _ in parts]
+        stats_NS = torch.stack([stats for stats in found if stats is not None])
+        return federation.finished(out, stats_NS, [weight for _, weight in parts], own)
 
     def _merge(self, operation: Merge, result: Round) -> None:
         """The server merges a buffer of messages, each discounted by its staleness."""

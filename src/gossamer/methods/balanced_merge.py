@@ -13,6 +13,8 @@ from gossamer.methods import Context, Inbox, Outbox, Result, Task, View
 from gossamer.methods.dsgd import DSGD
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gossamer.methods import State
 
 Array = np.ndarray[Any, Any]
@@ -80,8 +82,9 @@ def shares(context: Context) -> Array:
     """The share of each class at each node [N, C]. Raises ExperimentError where labels are no single classes."""
     if context.labels_NC is None or not context.labels_NC.sum():
         raise ExperimentError("method.kind = 'balanced_merge' needs data with one class for each item")
-    counts_NC = np.asarray(context.labels_NC, dtype=np.float64)
-    return counts_NC / counts_NC.sum(axis=1, keepdims=True)
+    counts_NC: Array = np.asarray(context.labels_NC, dtype=np.float64)
+    shares_NC: Array = counts_NC / counts_NC.sum(axis=1, keepdims=True)
+    return shares_NC
 
 
 @lru_cache(maxsize=4)
