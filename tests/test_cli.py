@@ -18,7 +18,7 @@ from gossamer.experiment import Experiment
 from gossamer.plugs import discover, families
 
 COMMANDS = ["run", "sweep", "resume", "new", "validate", "plan", "runs", "runs list", "runs clean", "compare",
-            "report", "export", "list", "doctor"]  # fmt: skip
+            "report", "export", "list", "doctor", "study", "study run", "study show", "study list"]  # fmt: skip
 
 
 # ---- what starts fast ----------------------------------------------------------------------------------------

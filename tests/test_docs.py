@@ -1,9 +1,9 @@
 """The documentation is executed: what a reader copies works, in the order of the page, in an empty folder.
 
 Fenced blocks: `python` is run in one namespace for each page, unless its first line is a comment that names a file;
-then it is written there. `toml` is checked as an experiment file, and written where a comment names a file. In
-`console`, lines that begin with `$ gossamer` are run; where the page shows `error: ...` below, the command must fail
-with that line.
+then it is written there, as is `text` (CSV, a trace). `toml` is checked as an experiment file (as a study if it is
+called study.toml), and written where a comment names a file. In `console`, lines that begin with `$ gossamer` are run;
+where the page shows `error: ...` below, the command must fail with that line.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_study import TINY, study
 
 from gossamer.arms import expand, load_arms, load_sweep
 from gossamer.cli import main
 from gossamer.experiment import Experiment
 from gossamer.federation import Federation
 from gossamer.plugs import discover, families
+from gossamer.studies.study import read_study
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -44,7 +46,7 @@ class Block:
     @property
     def file(self) -> str:
         """The file that the first line names in a comment; empty for none."""
-        found = re.match(r"# ([\w/]+\.(?:py|toml))\n", self.text)
+        found = re.match(r"# ([\w/]+\.(?:py|toml|csv|txt))\n", self.text)
         return found[1] if found else ""
 
 
@@ -64,7 +66,8 @@ def play(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     module = types.ModuleType(f"page_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks(page):
-        if block.file and block.language in ("python", "toml"):
+        if block.file:
+            Path(block.file).parent.mkdir(exist_ok=True)
             Path(block.file).write_text(block.text, encoding="utf-8")
         if block.language == "toml":
             check_experiment(block)
@@ -78,10 +81,13 @@ def play(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 
 def check_experiment(block: Block) -> None:
-    """The block is a valid experiment file."""
+    """The block is a valid experiment file, or a valid study."""
     path = Path(block.file or "block.toml")
     path.write_text(block.text, encoding="utf-8")
-    assert expand(load_arms(path), load_sweep(path))
+    if path.name == "study.toml":
+        assert read_study(path.parent).claims
+    else:
+        assert expand(load_arms(path), load_sweep(path))
 
 
 def call(command: str, shown: str, where: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +120,7 @@ def test_page_can_be_followed(page, folder, capsys, monkeypatch):
 
 
 def test_readme_can_be_followed(folder, capsys, monkeypatch):
-    """With the examples beside it, the first of them cut down to six nodes and two rounds."""
+    """With the examples beside it, the first of them cut down to six nodes and two rounds, and a tiny study."""
     shutil.copytree(ROOT / "examples", folder / "examples")
     first = folder / "examples" / "first.toml"
     text = first.read_text(encoding="utf-8")
@@ -122,17 +128,29 @@ def test_readme_can_be_followed(folder, capsys, monkeypatch):
     small = small.replace("[0.2, 0.1, 0.05]", "[0.1]")
     assert len(set(text.splitlines()) - set(small.splitlines())) == 3
     first.write_text(small, encoding="utf-8")
+    study(TINY, "single-merge")
     play(ROOT / "README.md", capsys, monkeypatch)
 
 
 def test_readme_names_every_command_and_every_kind():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for command in ("run", "sweep", "resume", "runs", "compare", "report", "export", "new", "validate", "plan", "list"):
+    commands = "run sweep resume runs compare report export new validate plan list study".split()
+    for command in commands:
         assert f"$ gossamer {command} " in text, command
     for family, base in families().items():
         row = re.search(rf"^\| {family} \| (.*) \|$", text, re.MULTILINE)
         assert row is not None, family
         assert set(row[1].replace("`", "").split(", ")) == discover(base).keys(), family
+
+
+def fitting(kind: str) -> Experiment:
+    """An experiment of four nodes that the method works in."""
+    world = discover(families()["methods"])[kind].world
+    topology = {"kind": "ring" if world == "graph" else "server"}
+    if kind == "push_sum":
+        topology["weights"] = "out_degree"
+    clock = "events" if kind in ("fedasync", "fedbuff") else "rounds"
+    return Experiment(nodes=4, method=kind, topology=topology, clock=clock)
 
 
 def test_fields_of_messages_are_those_of_the_wire_page():
@@ -142,8 +160,9 @@ def test_fields_of_messages_are_those_of_the_wire_page():
     told = {kind: cell[1:] for cell in cells for kind in re.findall(r"`(\w+)`", cell[0])}
     assert told.keys() == discover(families()["methods"]).keys()
     for kind, (up, down) in told.items():
-        federation = Federation(Experiment(nodes=4, method=kind, topology="ring" if kind == "dsgd" else "server"))
-        task, view, heard = federation.prepare(0, 0, np.arange(4))
+        federation = Federation(fitting(kind))
+        task, view = federation.prepare(0, 0, np.arange(4))
+        heard = federation.down(0, view)
         result = federation.trainer.train(task, 0, 0)
         outbox, _ = federation.method.finish(task, result, federation.population.own_of(0), view)
         assert set(re.findall(r"`(\w+)`", up)) == outbox.common.keys(), kind
@@ -159,7 +178,7 @@ def test_examples_are_those_of_the_pages():
             if example and example.is_file():
                 assert example.read_text(encoding="utf-8") == block.text, f"{page.name}:{block.line}"
                 compared.add(example.name)
-    assert {"own_aggregator.py", "own_method.py", "own_model.py"} <= compared
+    assert {"own_aggregator.py", "own_method.py", "own_model.py", "own_schedule.py"} <= compared
 
 
 def test_reference_is_what_the_script_prints():

@@ -232,7 +232,7 @@ def test_fixed_shares_of_a_fixed_graph_are_drawn_anew_every_round_and_keep_their
         ({"topology": "torus", "schedule": {"kind": "late"}}, "asks for an all-reduce"),
         ({"topology": "ring", "schedule": {"kind": "adaptive"}}, "asks for an all-reduce"),
         ({"topology": {"kind": "pull", "weights": "metropolis"}}, "needs an undirected graph"),
-        ({"method": "gradient_tracking", "topology": "pull"}, "needs mixing weights whose both rows and columns sum"),
+        ({"method": "gradient_tracking", "topology": "pull"}, "needs mixing weights whose rows and columns both sum"),
         ({"method": "fedavg", "topology": "server", "schedule": {"budget": 5}}, "with a server every round ends"),
         ({"method": "fedavg", "topology": "server", "evaluate": {"before_exchange": True}}, "before_exchange"),
         ({"clock": "events", "evaluate": {"before_exchange": True}}, "before_exchange"),

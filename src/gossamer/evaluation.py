@@ -30,7 +30,7 @@ def model_task(federation: Federation, node: int, round: int, before: bool = Fal
     """
     view = federation.view(node, round, np.arange(federation.nodes))
     state = federation.population.state_of(0 if federation.has_server else node)
-    if before:
+    if before and node in federation.participants(round - 1):
         source = federation.exact or federation.sent
         state = {**state, **{name: source[name][node] for name in state.keys() & source.keys()}}
     return federation.method.model(federation.population.own_of(node), federation.method.publish(state, view), view)

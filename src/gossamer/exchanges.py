@@ -18,6 +18,8 @@ from gossamer.schedules import ALL
 from gossamer.spectra import stochasticity
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from gossamer.experiment import Experiment
     from gossamer.schedules import Observed
 
@@ -28,6 +30,8 @@ Array = np.ndarray[Any, Any]
 class Exchange:
     """One exchange among the participants of a round."""
 
+    round: int
+    """Keys the dice of what gets lost: the round, and further ones for further exchanges at the end of the run."""
     edges_E2: Array
     """Links used, (sender, receiver); none in an all-reduce."""
     everyone: bool
@@ -39,11 +43,12 @@ class Exchange:
 class Exchanges:
     """The exchanges of one experiment on a graph, round by round."""
 
-    def __init__(self, experiment: Experiment, nodes: int) -> None:
+    def __init__(self, experiment: Experiment, nodes: int, message_bytes: int) -> None:
         self.schedule, self.topology = experiment.schedule, experiment.topology
         self.nodes, self.rounds, self.seed = nodes, experiment.rounds, experiment.seed
         self.method = experiment.method
         self.on_graph = experiment.method.world == "graph"
+        self.limit = self.schedule.limit(message_bytes)
         self._fixed: Array | None = None
 
     def links(self, round: int, share: float = 1.0) -> Array:
@@ -51,7 +56,8 @@ class Exchanges:
         if not self.on_graph:
             return np.empty((0, 2), np.int64)
         if self.topology.varies or share < 1:
-            return edges_of(self.topology, self.nodes, self.seed, round, share)
+            key = self.schedule.turn(round, self.rounds) if self.topology.cyclic else round
+            return edges_of(self.topology, self.nodes, self.seed, key, share)
         if self._fixed is None:
             self._fixed = edges_of(self.topology, self.nodes, self.seed)
         return self._fixed
@@ -65,12 +71,14 @@ class Exchanges:
             intensity = schedule.intensity(round, self.rounds)
         else:
             intensity = schedule.decide(round, self.rounds, observed)
+        return self.at(intensity, round, participants, spent)
+
+    def at(self, intensity: float, round: int, participants: Array, spent: int) -> list[Exchange]:
+        """The exchanges of a round of this intensity, which is not the end of the run, as far as the budget pays."""
         if intensity <= 0:
             return []
         found = self._one(round, intensity, participants)
-        if schedule.budget is not None and spent + found.transfers + self.reserved > schedule.budget:
-            return []
-        return [found] if found.transfers else []
+        return [found] if 0 < found.transfers <= self.limit - self.reserved - spent else []
 
     @cached_property
     def reserved(self) -> int:
@@ -82,32 +90,46 @@ class Exchanges:
 
     def check(self) -> None:
         """Raise ExperimentError where the budget does not pay for the end of the run, or W is not what is needed."""
-        if self.on_graph:
-            self._check_weights()
-        budget = self.schedule.budget
-        if budget is not None and self.on_graph and self.reserved > budget:
+        if not self.on_graph:
+            return
+        topology = self.topology
+        W_NN = mixing_matrix(self.links(0), self.nodes, topology.weights, own_weight=topology.own_weight)
+        self.require(W_NN, 0)
+        if self.reserved > self.limit:
             raise ExperimentError(
-                f"schedule.budget = {budget:g}: the end of the run alone (schedule.final = '{self.schedule.final}') "
-                f"takes {self.reserved} model transfers; raise the budget or use final = 'none'"
+                f"schedule.budget = {self.limit:g}: the end of the run alone (schedule.final = "
+                f"'{self.schedule.final}') takes {self.reserved} model transfers; raise it or use final = 'none'"
+            )
+        if self.reserved or self.nodes == 1 or self.schedule.looks:
+            return
+        everybody = np.arange(self.nodes)
+        wanted = [round for round in range(self.rounds) if self.schedule.intensity(round, self.rounds) > 0]
+        # Some of the rounds may have no link by chance; a dozen of them tell.
+        if not any(self.of(round, everybody, 0) for round in wanted[:12]):
+            limit = f" with a budget of {self.limit:g} model transfers" if self.limit < ALL else ""
+            raise ExperimentError(
+                f"topology.kind = '{topology.kind}' and schedule.kind = '{self.schedule.kind}'{limit} never send "
+                "anything; give more links or a larger budget, or use method = 'local'"
             )
 
-    def _check_weights(self) -> None:
+    def require(self, W_NN: csr_array, round: int) -> None:
+        """Raise ExperimentError where the mixing weights of a round are not what the method requires."""
         needed, topology = self.method.requires, self.topology
-        W_NN = mixing_matrix(self.links(0), self.nodes, topology.weights, own_weight=topology.own_weight)
-        found = stochasticity(W_NN)
+        found = stochasticity(W_NN) if needed != "row" or topology.weights == "out_degree" else needed
         if found in (needed, "doubly"):
             return
         told = f"own_weight = {topology.own_weight:g}" if topology.own_weight is not None else f"'{topology.weights}'"
         fix = {
             "row": "use topology.weights = 'uniform'",
             "column": "use topology.weights = 'out_degree'",
-            "doubly": "use an undirected topology with weights = 'metropolis', or one such as 'exponential'",
+            "doubly": "use an undirected topology with weights = 'metropolis', or a regular directed one such as "
+            "'exponential' with all nodes and links in every round",
         }[needed]
-        needs = {"doubly": "both rows and columns", "row": "rows", "column": "columns"}[needed]
+        needs = {"doubly": "rows and columns both sum", "row": "rows sum", "column": "columns sum"}[needed]
         raise ExperimentError(
-            f"method.kind = '{self.method.kind}' needs mixing weights whose {needs} sum to 1, but topology.kind = "
-            f"'{topology.kind}' with weights {told} gives "
-            f"{'none' if found == 'none' else f'a matrix that is {found}-stochastic only'}; {fix}"
+            f"method.kind = '{self.method.kind}' needs mixing weights whose {needs} to 1, but in round {round + 1} "
+            f"topology.kind = '{topology.kind}' with weights {told} has a matrix "
+            f"{'with neither' if found == 'none' else f'that is {found}-stochastic only'}; {fix}"
         )
 
     def _final(self, participants: Array) -> list[Exchange]:
@@ -118,8 +140,8 @@ class Exchanges:
 
     def _one(self, round: int, intensity: float, participants: Array) -> Exchange:
         if intensity == ALL:
-            return Exchange(np.empty((0, 2), np.int64), True, 2 * (len(participants) - 1))
+            return Exchange(round, np.empty((0, 2), np.int64), True, 2 * (len(participants) - 1))
         edges_E2 = self.links(round, intensity)
         if len(participants) < self.nodes:
             edges_E2 = edges_E2[np.isin(edges_E2, participants).all(axis=1)]
-        return Exchange(edges_E2, False, len(edges_E2))
+        return Exchange(round, edges_E2, False, len(edges_E2))

@@ -203,11 +203,12 @@ class Experiment(Section):
             return
         intensities = [schedule.intensity(round, self.rounds) for round in range(self.rounds)]
         if world == "server":
-            if any(intensity < 1 for intensity in intensities) or schedule.budget is not None or schedule.looks:
+            limited = schedule.limit(1) < ALL or schedule.final != "none" or schedule.looks
+            if limited or any(intensity < 1 for intensity in intensities):
                 raise ExperimentError(
                     f"schedule.kind = '{schedule.kind}': with a server every round ends in an exchange with all "
-                    "participants; use schedule = 'every' with k = 1, share = 1 and no budget, more learner.steps or "
-                    "epochs for fewer exchanges, schedule.participation for fewer nodes"
+                    "participants; use schedule = 'every' with k = 1, share = 1, no budget and no end of its own, more "
+                    "learner.steps or epochs for fewer exchanges, schedule.participation for fewer nodes"
                 )
             if self.evaluate.before_exchange:
                 raise ExperimentError(
@@ -218,6 +219,11 @@ class Experiment(Section):
             raise ExperimentError(
                 f"schedule.kind = '{schedule.kind}' never communicates in {self.rounds} rounds; "
                 "give more rounds, a share above 0, schedule.final = 'merge', or use method = 'local'"
+            )
+        if self.method.requires == "doubly" and self.clock.drop:
+            raise ExperimentError(
+                f"clock.drop = {self.clock.drop:g}: method.kind = '{self.method.kind}' needs doubly stochastic mixing "
+                "weights, which lost messages spoil; use drop = 0"
             )
         merges = schedule.final == "merge" or ALL in intensities
         if merges and not (self.topology.overlay or self.topology.all_to_all):

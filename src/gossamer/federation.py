@@ -163,8 +163,6 @@ class Federation:
 
         receivers = 1 if self.has_server else self.nodes
         self.population = Population.start(start, receivers, self.nodes)
-        self.exchanges = Exchanges(experiment, self.nodes)
-        self.exchanges.check()
         self.steps_N = np.array([experiment.learner.steps_for(size) for size in self.shards.sizes])
         """Local steps of each node's work."""
         self._cohort: tuple[int, Array] = (-1, np.empty(0, np.int64))
@@ -172,6 +170,8 @@ class Federation:
         """Bytes that one node gets before the first round: the frozen part, and what the others tell it."""
         self.stages, down = first_messages(experiment, self.context, shared_row)
         self.up_bytes, self.down_bytes = wire.size(self.stages[-1]), wire.size(down)
+        self.exchanges = Exchanges(experiment, self.nodes, self.up_bytes)
+        self.exchanges.check()
         self.received_like = self._decoded(self.stages[-1])
         """A message as its receiver sees it: names, shapes and types."""
         self.sent: dict[str, Tensor] = {}
@@ -180,14 +180,8 @@ class Federation:
             self.sent = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
             if experiment.transforms and not self.has_server:
                 self.exact = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
-        rule = experiment.aggregator
-        self.corrects = rule.linear and rule.statistics(shared_row, self.layout) is not None
+        self.corrects = _corrects(experiment, shared_row, self.layout)
         """Whether the aggregator is linear with a second half."""
-        if self.corrects and "row" not in self.received_like:
-            raise ExperimentError(
-                f"aggregator.kind = '{rule.kind}' works on models, but method.kind = '{experiment.method.kind}' sends "
-                f"{', '.join(self.received_like)}; use a method that sends its row, such as 'dsgd'"
-            )
         self.snapshots: dict[str, Tensor] = {}
         """By the clock: states as they were when local work began, in slots."""
         self.mail: dict[str, Tensor] = {}
@@ -230,16 +224,18 @@ class Federation:
             self._cohort = (round, self.experiment.schedule.participants(self.nodes, round, rng))
         return self._cohort[1]
 
-    def mixing(self, edges_E2: Array, round: int) -> csr_array:
-        """The mixing matrix of an exchange over these links; who hears nobody keeps its own row.
+    def mixing(self, exchange: Exchange) -> csr_array:
+        """The mixing matrix of an exchange over links; who hears nobody keeps its own row.
 
         What a receiver would have given to a message that got lost it keeps for itself, or shares out again where the
         weights are uniform.
         """
-        topology = self.experiment.topology
-        heard_E2 = kept(self.experiment.clock, edges_E2, self.experiment.seed, round)
+        topology, edges_E2 = self.experiment.topology, exchange.edges_E2
+        heard_E2 = kept(self.experiment.clock, edges_E2, self.experiment.seed, exchange.round)
         if len(heard_E2) == len(edges_E2) or topology.weights != "metropolis" or topology.own_weight is not None:
-            return mixing_matrix(heard_E2, self.nodes, topology.weights, own_weight=topology.own_weight)
+            W_NN = mixing_matrix(heard_E2, self.nodes, topology.weights, own_weight=topology.own_weight)
+            self.exchanges.require(W_NN, exchange.round)
+            return W_NN
         planned_NN = mixing_matrix(edges_E2, self.nodes, topology.weights)
         arrives_NN = mixing_matrix(heard_E2, self.nodes, "uniform").astype(bool)
         heard_NN = planned_NN.multiply(arrives_NN).tocsr()
@@ -262,7 +258,7 @@ class Federation:
             "pending": self.pending,
         }
 
-    def traffic(self, exchange: Exchange, participants: Array, round: int) -> tuple[Array, Array]:
+    def traffic(self, exchange: Exchange, participants: Array) -> tuple[Array, Array]:
         """Bytes that each node sends and receives in an exchange on a graph; what is lost is sent, not received.
 
         An all-reduce sends every part of a model 2(m-1) times (a reduce-scatter and an all-gather), shared evenly.
@@ -274,7 +270,7 @@ class Federation:
             share_N[participants[:rest]] += 1
             return share_N, share_N
         sent_N = np.bincount(exchange.edges_E2[:, 0], minlength=self.nodes) * self.up_bytes
-        heard_E2 = kept(self.experiment.clock, exchange.edges_E2, self.experiment.seed, round)
+        heard_E2 = kept(self.experiment.clock, exchange.edges_E2, self.experiment.seed, exchange.round)
         return sent_N, np.bincount(heard_E2[:, 1], minlength=self.nodes) * self.up_bytes
 
     def view(self, node: int, round: int, participants: Array) -> View:
@@ -421,7 +417,15 @@ def encoded(experiment: Experiment, message: Message) -> Message:
 
 def context_of(experiment: Experiment, shards: Shards, layout: Layout) -> Context:
     """What a method knows before the first round."""
-    return Context(len(shards.train), experiment.rounds, layout, experiment.learner, shards.sizes, shards.histogram_NC)
+    labels_NC = shards.histogram_NC if shards.draw_NC is None else shards.draw_NC
+    return Context(
+        len(shards.train),
+        experiment.rounds,
+        layout,
+        experiment.learner,
+        shards.sizes,
+        labels_NC if shards.labels.ndim == 1 else None,
+    )
 
 
 def setup_bytes(experiment: Experiment, module: nn.Module, context: Context) -> int:
@@ -452,10 +456,21 @@ def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> t
     slots = experiment.learner.fresh(row_D[:trainable])
     result = Result(row_D, slots, steps=1, lr=rate, loss=0.0, accuracy=0.0)
     outbox, _ = method.finish(task, result, own, view)
+    if _corrects(experiment, row_D, context.layout) and "row" not in outbox.common:
+        raise ExperimentError(
+            f"aggregator.kind = '{experiment.aggregator.kind}' works on models, but method.kind = '{method.kind}' "
+            f"sends {', '.join(outbox.common)}; use a method that sends its row, such as 'dsgd'"
+        )
     stages = [{name: value.clone() for name, value in outbox.common.items()}]
     for transform in experiment.transforms:
         stages.append(transform.forward(stages[-1]))
     return stages, down if method.world == "server" else {}
+
+
+def _corrects(experiment: Experiment, row_D: Tensor, layout: Layout) -> bool:
+    """Whether the aggregator is linear with a second half."""
+    rule = experiment.aggregator
+    return rule.linear and rule.statistics(row_D, layout) is not None
 
 
 def node_error(error: Exception, node: int, round: int, stage: str) -> NodeError:

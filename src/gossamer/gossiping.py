@@ -52,7 +52,7 @@ class Gossip(Timeline):
         self.links = Links(topology, schedule, nodes, rounds, seed)
         self.size, self.upload = message_bytes, clock.upload(message_bytes)
         self.push, self.first = clock.protocol == "push", clock.order == "merge_update"
-        self.budget = float("inf") if schedule.budget is None else schedule.budget
+        self.budget = schedule.limit(message_bytes)
         self.touched = [False] * nodes
         self.version = [0] * nodes
         """How often each node's model has changed."""

@@ -67,9 +67,16 @@ def fingerprints(federation: Federation) -> dict[str, str]:
         "partition": _hash(*shards.train, *shards.validation),
         # The first, the middle and the last one of a graph that changes.
         "graph": _hash(*(federation.exchanges.links(round) for round in sorted({0, rounds // 2, rounds - 1}))),
+        "files": _hash(*(np.fromfile(path, np.uint8) for path in _files(federation.experiment))),
         "model": _hash(np.frombuffer(repr([(e.name, e.shape) for e in layout.entries]).encode(), np.uint8)),
         "frozen part": _hash(*(frozen[name].detach().numpy() for name in layout.frozen)),
     }
+
+
+def _files(experiment: Experiment) -> list[str]:
+    """Files beside the data that the experiment names: who comes and goes, who meets whom."""
+    named = (getattr(experiment.clock, "trace", ""), getattr(experiment.topology, "path", ""))
+    return [os.path.expanduser(path) for path in named if path]
 
 
 def _hash(*arrays: np.ndarray[Any, Any]) -> str:

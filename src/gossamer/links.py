@@ -40,6 +40,8 @@ class Links:
         share = self.schedule.intensity(min(tick, self.rounds - 1), self.rounds)
         if share <= 0:
             return None
+        if self.topology.cyclic:
+            tick = self.schedule.turn(tick, self.rounds)
         return self._graph(tick if self.topology.varies or share < 1 else 0, share)
 
     def neighbours(self, node: int, tick: int) -> int:

@@ -118,6 +118,8 @@ class Finished:
     received: tuple[int, ...]
     transfers: int
     """Models sent, both directions with a server; lost messages count."""
+    lost_down: int = 0
+    """With a server: how many of the models it sent never arrived."""
 
 
 Operation: TypeAlias = Start | Apply | Send | Mix | Exchange | Merge | Lost | Finished

@@ -266,7 +266,7 @@ class _Loop:
     def _bytes(self, result: Round) -> int:
         """Bytes that travelled in a round: up and down with a server, over every edge without."""
         down = int(result.received_N.sum()) if self.federation.has_server else 0
-        return int(result.sent_N.sum()) + down
+        return int(result.sent_N.sum()) + down + result.lost_bytes
 
     def _bytes_so_far(self, sent_N: Any, received_N: Any) -> int:
         other = received_N.sum() if self.federation.has_server else self.about["setup_bytes"]
@@ -345,7 +345,11 @@ class _Loop:
     def _warn_of_graph(self) -> None:
         from gossamer.graphs import components
 
-        if self.federation.method.world != "graph" or self.experiment.topology.varies:
+        if self.federation.method.world != "graph":
+            return
+        if caveat := self.experiment.topology.caveat(self.federation.nodes):
+            self.warn(caveat)
+        if self.experiment.topology.varies:
             return
         parts = components(self.federation.exchanges.links(0), self.federation.nodes)
         if len(parts) > 1:

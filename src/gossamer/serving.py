@@ -87,6 +87,8 @@ class Serving(Timeline):
             missed = min(begin, down) if way else down
             if not way and begin < down:
                 self.receive(node, self.down_bytes)
+            else:
+                self.lost_down += 1
             self.at(missed, ARRIVE, node, None)
             return
         lost = back or down < sent

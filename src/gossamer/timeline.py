@@ -81,6 +81,8 @@ class Timeline:
         self._events: list[tuple[int, int, int, int, Any]] = []
         self._noted = self._counted = 0
         self._sent, self._received, self._transfers = [0] * nodes, [0] * nodes, 0
+        self.lost_down = 0
+        """Models of a server that never arrived, since the last round ended."""
 
     def at(self, time: int, priority: int, node: int, note: Any = None) -> None:
         """Arrange an event."""
@@ -95,8 +97,10 @@ class Timeline:
             if self.churn is not None:
                 self.churn.check(time)
             if priority == FINISHED:
-                yield Finished(time / NANO, round, tuple(self._sent), tuple(self._received), self._transfers)
+                counts = tuple(self._sent), tuple(self._received), self._transfers, self.lost_down
+                yield Finished(time / NANO, round, *counts)
                 self._sent, self._received, self._transfers = [0] * self.nodes, [0] * self.nodes, 0
+                self.lost_down = 0
                 round += 1
             else:
                 self.handlers[priority](time, node, note)

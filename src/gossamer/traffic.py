@@ -10,7 +10,7 @@ import numpy as np
 
 from gossamer.clocks import round_seconds
 from gossamer.clocks.events import Events
-from gossamer.exchanges import Exchanges
+from gossamer.exchanges import Exchange, Exchanges
 from gossamer.operations import Finished, Needs, survey
 from gossamer.randomness import generator
 from gossamer.simulation import simulate
@@ -24,7 +24,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of each round: models and bytes sent, and the simulated seconds since the start at its end."""
+    """Of each round: models and bytes sent, and the simulated seconds since the start at its end.
+
+    Under a schedule that looks at the models, the sums are upper bounds.
+    """
 
     transfers: tuple[int, ...]
     bytes: tuple[int, ...]
@@ -43,7 +46,7 @@ def traffic(experiment: Experiment, nodes: int, steps_N: Sequence[int], up_bytes
     if experiment.clock.kind == "events":
         return _by_the_clock(experiment, nodes, steps_N, up_bytes, down_bytes)
     world, schedule, seed = experiment.method.world, experiment.schedule, experiment.seed
-    exchanges = Exchanges(experiment, nodes)
+    exchanges = Exchanges(experiment, nodes, up_bytes)
     exchanges.check()
     transfers: list[int] = []
     sizes: list[int] = []
@@ -52,32 +55,51 @@ def traffic(experiment: Experiment, nodes: int, steps_N: Sequence[int], up_bytes
     for round in range(experiment.rounds):
         present = schedule.participants(nodes, round, generator(seed, "participants", round=round))
         first = first or len(present)
-        ending = exchanges.of(round, present, spent) if world == "graph" else []
-        if world == "server":
-            transfers.append(2 * len(present))
-            sizes.append(len(present) * (up_bytes + down_bytes))
+        told = (experiment.clock, seed, round, present, steps_N)
+        if world != "graph":
+            transfers.append(2 * len(present) if world == "server" else 0)
+            sizes.append(len(present) * (up_bytes + down_bytes) if world == "server" else 0)
+            clock += round_seconds(*told, None if world == "server" else [], up_bytes, down_bytes)
         else:
-            transfers.append(sum(exchange.transfers for exchange in ending))
-            sizes.append(transfers[-1] * up_bytes)
+            # A schedule that looks may take the dearer of its choices, as far as the budget goes, or the longer one.
+            endings = _endings(exchanges, experiment, round, present, spent)
+            most = max(sum(exchange.transfers for exchange in ending) for ending in endings)
+            if schedule.looks:
+                most = min(most, max(0, int(min(exchanges.limit, 2**62)) - spent))
+            transfers.append(most)
+            sizes.append(most * up_bytes)
+            clock += max(
+                round_seconds(*told, [None if e.everyone else e.edges_E2 for e in ending], up_bytes, down_bytes)
+                for ending in endings
+            )
         spent += transfers[-1]
-        carried = None if world == "server" else [None if e.everyone else e.edges_E2 for e in ending]
-        clock += round_seconds(experiment.clock, seed, round, present, steps_N, carried, up_bytes, down_bytes)
         seconds.append(clock)
     return Traffic(tuple(transfers), tuple(sizes), tuple(seconds), first, None)
+
+
+def _endings(
+    exchanges: Exchanges, experiment: Experiment, round: int, present: Array, spent: int
+) -> list[list[Exchange]]:
+    """How a round may end: one list of exchanges, or several where the schedule looks at the models."""
+    schedule, rounds = experiment.schedule, experiment.rounds
+    if not schedule.looks or (round == rounds - 1 and schedule.final != "none"):
+        return [exchanges.of(round, present, spent)]
+    return [exchanges.at(intensity, round, present, 0) for intensity in schedule.possible(round, rounds)]
 
 
 def _by_the_clock(
     experiment: Experiment, nodes: int, steps_N: Sequence[int], up_bytes: int, down_bytes: int
 ) -> Traffic:
     world = experiment.method.world
-    Exchanges(experiment, nodes).check()
+    Exchanges(experiment, nodes, up_bytes).check()
     operations = trace(experiment, nodes, steps_N, up_bytes, down_bytes)
     sizes: list[int] = []
 
     def counted() -> Iterator[Operation]:
         for operation in operations:
             if isinstance(operation, Finished):
-                sizes.append(sum(operation.sent) + (sum(operation.received) if world == "server" else 0))
+                down = sum(operation.received) + operation.lost_down * down_bytes
+                sizes.append(sum(operation.sent) + (down if world == "server" else 0))
             yield operation
 
     needs = survey(counted())

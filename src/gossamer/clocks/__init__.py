@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 NANO = 1_000_000_000
 """Nanoseconds of a second."""
 
-NEVER = 2**63
+NEVER = 10**30
 """A time after all others, in nanoseconds."""
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

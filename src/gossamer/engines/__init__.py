@@ -23,6 +23,8 @@ class Round:
         self.sent_N = np.zeros(nodes, np.int64)
         """Bytes each node sent."""
         self.received_N = np.zeros(nodes, np.int64)
+        self.lost_bytes = 0
+        """Bytes that a server sent in vain."""
         self.clock = 0.0
         """Simulated seconds since the start of the run, at the end of the round."""
         self.seconds = {"train": 0.0, "exchange": 0.0, "merge": 0.0}

@@ -65,6 +65,7 @@ class Events:
                 case Finished():
                     self._drain()
                     result.sent_N, result.received_N = np.array(operation.sent), np.array(operation.received)
+                    result.lost_bytes = operation.lost_down * federation.down_bytes
                     result.transfers, result.communicated = operation.transfers, operation.transfers > 0
                     self.spent += operation.transfers
                     self.clock = result.clock = operation.time
@@ -137,11 +138,12 @@ class Events:
         """Both nodes take the mean of their models, at once (Lian et al. 2018)."""
         federation, pair = self.federation, sorted((operation.a, operation.b))
         states = [federation.population.state_of(node) for node in pair]
+        sent = [federation.travelled({name: state[name] for name in federation.mail}) for state in states]
         inboxes = []
         for own, node in enumerate(pair):
             fields = {}
             for name in federation.mail:
-                parts = [(state[name], 0.5) for state in states]
+                parts = [(states[i][name] if i == own else sent[i][name], 0.5) for i in range(2)]
                 fields[name] = self._combined(name, parts, own, node, round)
             inboxes.append(Inbox(fields, 1, 0.5, staleness=(0,)))
         for node, inbox in zip(pair, inboxes, strict=True):

@@ -16,6 +16,7 @@ import numpy as np
 from gossamer.clocks import round_seconds
 from gossamer.engines import Round
 from gossamer.errors import ExperimentError, GossamerError, NodeError
+from gossamer.evaluation import model_task
 from gossamer.federation import node_error
 from gossamer.methods import Inbox
 from gossamer.mixing import mix
@@ -42,14 +43,13 @@ class Local:
         self.federation, self.backend = federation, backend
         self.spent, self.clock = spent, clock
         self._folds: dict[str, Fold] = {}
-        self._stats: list[Tensor] = []
 
     def train(self, round: int) -> Round:
         """The local work of a round; what the nodes would send lies in `federation.sent`, or is folded already."""
         federation = self.federation
         participants = federation.participants(round)
         result = Round(round, participants, federation.nodes)
-        self._folds, self._stats = {}, []
+        self._folds = {}
         clock = time.perf_counter()
         for outcome, message in self.backend.train(round, participants):
             result.outcomes.append(outcome)
@@ -122,9 +122,9 @@ def _on_graph(federation: Federation, result: Round, exchanges: list[Exchange]) 
     """Exchange after exchange; all but the last change what is sent, the last is merged."""
     round, participants = result.round, result.participants
     for exchange in exchanges:
-        result.communicated = True
         result.transfers += exchange.transfers
-        sent_N, received_N = federation.traffic(exchange, participants, round)
+        result.communicated = result.transfers > 0
+        sent_N, received_N = federation.traffic(exchange, participants)
         result.sent_N += sent_N
         result.received_N += received_N
     for exchange in exchanges[:-1]:
@@ -161,7 +161,7 @@ def _inboxes(federation: Federation, exchange: Exchange | None, result: Round) -
         for receiver, weight in zip(participants.tolist(), weights, strict=True):
             yield receiver, Inbox(fields, len(weights) - 1, 1.0 - weight / sum(weights), everyone=True)
         return
-    weights_NN = federation.mixing(exchange.edges_E2, round)
+    weights_NN = federation.mixing(exchange)
     own_N = weights_NN.diagonal()
     degree_N = np.diff(weights_NN.indptr) - (own_N != 0)
     linear = federation.experiment.aggregator.linear
@@ -176,8 +176,10 @@ def _inboxes(federation: Federation, exchange: Exchange | None, result: Round) -
             if linear:
                 fields = {name: rows[place] for name, rows in mixed.items()}
                 if stats is not None:
-                    own = place_of(receiver, heard)
-                    fields["row"] = federation.finished(fields["row"], stats[heard], given.tolist(), own)
+                    own, of_heard = place_of(receiver, heard), stats[heard]
+                    if own is not None and federation.exact:
+                        of_heard[own] = _statistics_of(federation, federation.exact["row"][receiver])
+                    fields["row"] = federation.finished(fields["row"], of_heard, given.tolist(), own)
             else:
                 fields = aggregated(federation, heard, given.tolist(), receiver, round)
             yield receiver, Inbox(fields, int(degree_N[receiver]), 1.0 - float(own_N[receiver]))
@@ -193,16 +195,19 @@ def _statistics(federation: Federation, participants: Array) -> Tensor | None:
     """What a linear rule wants to know of each message, [N, S]; None where it wants nothing."""
     if not federation.corrects:
         return None
-    rule, layout, rows_ND = federation.experiment.aggregator, federation.layout, federation.sent["row"]
     found: Tensor | None = None
     for node in participants.tolist():
-        stats_S = rule.statistics(rows_ND[node], layout)
-        if stats_S is None:
-            return None
+        stats_S = _statistics_of(federation, federation.sent["row"][node])
         if found is None:
             found = stats_S.new_zeros((federation.nodes, len(stats_S)))
         found[node].copy_(stats_S)
     return found
+
+
+def _statistics_of(federation: Federation, row_D: Tensor) -> Tensor:
+    stats_S = federation.experiment.aggregator.statistics(row_D, federation.layout)
+    assert stats_S is not None, "federation.corrects says that there are some"
+    return stats_S
 
 
 def receivers_at_once(nodes: int, nonzeros: int) -> int:
@@ -286,14 +291,14 @@ def by_rule(
 
 def observe(federation: Federation, result: Round) -> Observed:
     """Consensus distance and gradient norm of the models that the nodes would send, in float64."""
-    rows_ND, before_ND = federation.sent["row"], federation.population.state["row"]
-    nodes = result.participants.tolist()
+    nodes, round = result.participants.tolist(), result.round
+    rows = [model_task(federation, node, round + 1, before=True).row for node in nodes]
     mean, step = Fold(), Fold()
-    for node in nodes:
-        mean.add(rows_ND[node], 1.0)
-        step.add(before_ND[node] - rows_ND[node], 1.0)
+    for node, row_D in zip(nodes, rows, strict=True):
+        mean.add(row_D, 1.0)
+        step.add(model_task(federation, node, round).row - row_D, 1.0)
     middle_D, trainable = mean.mean(), federation.layout.trainable
-    square = sum(float((rows_ND[node] - middle_D).double().square().sum()) for node in nodes) / len(nodes)
+    square = sum(float((row_D - middle_D).double().square().sum()) for row_D in rows) / len(nodes)
     experiment = federation.experiment
     rate = experiment.learner.rate(result.round, experiment.rounds)
     steps = float(np.mean(federation.steps_N[result.participants])) or 1.0

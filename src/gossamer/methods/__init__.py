@@ -42,7 +42,8 @@ class Context:
     samples: tuple[int, ...]
     """Training items of each node."""
     labels_NC: Array | None = None
-    """Training items of each class at each node; a method that uses them says so in `setup`."""
+    """Training items of each class at each node (or its probabilities, where nodes draw), None where an item has no
+    single class; a method that uses them says so in `setup`."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from gossamer.errors import ExperimentError
 from gossamer.methods import Context, Inbox, Method, Outbox, Result, Task, Terms, View
 
 if TYPE_CHECKING:
@@ -65,3 +67,18 @@ class DSGD(Method):
         if self.pull_back and inbox.everyone:
             changed["anchor"] = row_D[: view.layout.trainable]
         return changed
+
+    def check(self, settings: Any) -> None:
+        schedule, rounds = settings.schedule, settings.rounds
+        merges = any(math.isinf(schedule.intensity(round, rounds)) for round in range(rounds - 1))
+        for name in ("reset_at_merge", "pull_back"):
+            if getattr(self, name) and not merges:
+                raise ExperimentError(
+                    f"method.{name}: acts after an all-reduce, but schedule.kind = '{schedule.kind}' has none before "
+                    "the last round; use a schedule with all-reduces such as 'late', or leave it out"
+                )
+        if self.reset_at_merge and not self.keep_optimizer:
+            raise ExperimentError(
+                "method.reset_at_merge: with keep_optimizer = false the optimiser starts afresh in every round anyway; "
+                "leave one of them out"
+            )

@@ -60,6 +60,11 @@ class GradientTracking(Method):
 
     def check(self, settings: Any) -> None:
         needs_plain_sgd(self, settings, "estimates gradients from plain SGD steps")
+        if settings.aggregator.kind != "mean":
+            raise ExperimentError(
+                f"aggregator.kind = '{settings.aggregator.kind}': method.kind = 'gradient_tracking' keeps a sum of "
+                "corrections at zero, which only a mean does; use aggregator = 'mean'"
+            )
 
 
 def needs_plain_sgd(method: Method, settings: Any, reason: str) -> None:

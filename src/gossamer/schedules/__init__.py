@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -63,9 +65,26 @@ class Schedule(Plug):
         "among m nodes; an exchange that no longer fits is left out, and the end of the run is reserved first",
     )
 
+    budget_bytes: float | None = Field(
+        default=None, ge=0, description="the same in bytes: as many models as they pay for (the smaller budget counts)"
+    )
+
     def intensity(self, round: int, rounds: int) -> float:
         """Share of the topology's links that carry a model at the end of this round: 0 to 1, or ALL."""
         raise NotImplementedError
+
+    def possible(self, round: int, rounds: int) -> tuple[float, ...]:
+        """What the intensity of this round may be: one number, several where the schedule `looks`."""
+        return (self.intensity(round, rounds),)
+
+    def turn(self, round: int, rounds: int) -> int:
+        """How many rounds before this one end in an exchange; the round itself where the schedule `looks`."""
+        return round if self.looks else _turns(self, rounds)[min(round, rounds)] + max(0, round - rounds)
+
+    def limit(self, message_bytes: int) -> float:
+        """Model transfers that the budgets pay for."""
+        pays = ALL if self.budget_bytes is None else self.budget_bytes // max(1, message_bytes)
+        return min(pays, ALL if self.budget is None else self.budget)
 
     def decide(self, round: int, rounds: int, observed: Observed) -> float:
         """The intensity of this round given what is seen; asked instead of `intensity` where the schedule `looks`."""
@@ -77,6 +96,12 @@ class Schedule(Plug):
         if size == nodes:
             return np.arange(nodes)
         return np.sort(rng.choice(nodes, size=size, replace=False))
+
+
+@lru_cache(maxsize=64)
+def _turns(schedule: Schedule, rounds: int) -> list[int]:
+    """Rounds before round 0, 1, ..., rounds that end in an exchange."""
+    return [0, *accumulate(schedule.intensity(round, rounds) > 0 for round in range(rounds))]
 
 
 def round_half_up(value: float) -> int:

@@ -29,8 +29,11 @@ class Adaptive(Schedule):
     quiet: float = Field(default=0.0, ge=0, le=1, description="share of the topology's links in the other rounds")
 
     def intensity(self, round: int, rounds: int) -> float:
-        """The most it can be."""
-        return max(as_intensity(self.exchange), self.quiet)
+        """That of an excess."""
+        return as_intensity(self.exchange)
+
+    def possible(self, round: int, rounds: int) -> tuple[float, ...]:
+        return self.quiet, as_intensity(self.exchange)
 
     def decide(self, round: int, rounds: int, observed: Observed) -> float:
         if observed.consensus_distance <= self.c * observed.gradient_norm:

@@ -21,6 +21,9 @@ class Topology(Plug):
 
     has_server: ClassVar[bool] = False
 
+    cyclic: ClassVar[bool] = False
+    """Whether the graphs of successive exchanges belong together, so that `round` counts exchanges and not rounds."""
+
     weights: Literal["metropolis", "uniform", "out_degree"] = Field(
         default="metropolis",
         description="mixing weights: metropolis (Metropolis-Hastings: doubly stochastic, undirected graphs only), "

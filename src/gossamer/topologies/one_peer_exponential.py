@@ -12,9 +12,9 @@ from gossamer.topologies import Array, Topology
 
 
 class OnePeerExponential(Topology):
-    """In round t node i hears only i + 2^(t mod log2 n) (modulo n): exact averaging every log2 n rounds if n = 2^k.
+    """In exchange t node i hears only i + 2^(t mod log2 n) (modulo n): exact averaging every log2 n rounds if n = 2^k.
 
-    The weights are 1/2 each. After ceil(log2 n) rounds in a row, whichever is the first, every node holds the exact
+    The weights are 1/2 each. After ceil(log2 n) exchanges in a row, whichever is the first, every node holds the exact
     mean if n is a power of two; otherwise only nearly.
     """
 
@@ -22,6 +22,7 @@ class OnePeerExponential(Topology):
         "Assran, Loizou, Ballas and Rabbat 2019; Ying, Yuan, Chen, Hu, Pan and Yin 2021, eq. 7, lemma 1"
     )
     overlay: ClassVar[bool] = True
+    cyclic: ClassVar[bool] = True
 
     kind: Literal["one_peer_exponential"] = "one_peer_exponential"
     weights: Weights = Field(
