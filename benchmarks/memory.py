@@ -35,6 +35,16 @@ CASES: dict[str, dict[str, Any]] = {
         **SHORT, "nodes": 1000, "data": "fashion_mnist", "model": "lenet5", "partition": "iid", "method": "dsgd",
         "topology": {"kind": "random_regular", "degree": 4}, "learner": LEARNER, "backend": "parallel",
     },
+    "fashion, lenet5, 1024 nodes, a new 4-regular graph every round": {
+        **SHORT, "nodes": 1024, "data": "fashion_mnist", "model": "lenet5", "partition": "iid", "method": "dsgd",
+        "topology": {"kind": "random_regular", "degree": 4, "redraw": True}, "learner": {**LEARNER, "momentum": 0.9},
+        "backend": "parallel",
+    },
+    "fashion, lenet5, 256 nodes, asynchronous gossip": {
+        **SHORT, "nodes": 256, "data": "fashion_mnist", "model": "lenet5", "partition": "iid", "method": "dsgd",
+        "topology": {"kind": "random_regular", "degree": 4, "redraw": True}, "learner": LEARNER,
+        "clock": {"kind": "events", "merge": "arrival", "speeds": "lognormal", "latency": 0.02}, "backend": "parallel",
+    },
     "cifar10, resnet8, 10 nodes, server, eager": {
         **SHORT, "nodes": 10, "data": "cifar10", "model": "resnet8", "learner": LEARNER, "backend": "eager",
     },
