@@ -84,10 +84,18 @@ class Norm(nn.Module):
 
 def test_reestimated_statistics_are_those_of_the_merged_model_on_all_training_items():
     """With batches that together see many items, they approach the mean and variance of its own activations."""
-    federation = Federation(small(**GRAPH, model=Norm, init={"shared": False}, learner={"batch_size": 64}))
+    federation = Federation(
+        small(
+            **GRAPH,
+            model=Norm,
+            init={"shared": False},
+            learner={"batch_size": 64},
+            evaluate={"batch_norm_batches": 200},
+        )
+    )
     merge_models(federation, 0)
     before = federation.merged.clone()
-    reestimate(federation, 200, 0)
+    reestimate(federation, 0)
     named = {entry.name: view for entry, view in federation.layout.views(federation.merged)}
     trained = federation.layout.trainable
     assert torch.equal(federation.merged[:trained], before[:trained]), "weights stay"
@@ -117,3 +125,35 @@ def test_disagreement_of_a_population_moved_by_hand():
     assert disagreement(federation, 0) == [16.0, 16.0, 0.0, 0.0]
     first = layers(federation, 0)[0]
     assert first["distance"] == 8.0
+
+
+def test_reestimation_and_buffers_do_not_enter_the_distance(tmp_path):
+    """The consensus distance is that of what is trained; counters and running statistics are no disagreement."""
+    plain = gossamer.run(small(**GRAPH, model=Norm), tmp_path / "plain")
+    much = gossamer.run(small(**GRAPH, model=Norm, evaluate={"batch_norm_batches": 4}), tmp_path / "much")
+    assert much.rounds["consensus_distance"].equals(plain.rounds["consensus_distance"])
+    rows = state_of(plain)["state.row"][:, : Federation(plain.experiment).layout.trainable].double()
+    expected = float((rows - rows.mean(0)).square().sum(1).mean())
+    assert plain.summary()["consensus_distance"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_absent_nodes_are_measured_before_the_exchange_as_they_are(tmp_path):
+    """A node that has never taken part still has its first model, whose loss is that of round 0."""
+    changes = {"schedule": {"participation": 0.5}, "evaluate": {"before_exchange": True}}
+    run = gossamer.run(small(**GRAPH, **changes, rounds=1), tmp_path / "run")
+    federation = Federation(run.experiment)
+    present = set(federation.participants(0).tolist())
+    losses = {line["node"]: line["test_loss"] for line in run.metrics.to_pylist() if line["node"] >= 0}
+    absent = {losses[node] for node in range(10) if node not in present}
+    assert len(absent) == 1, "all start from one model"
+    assert absent.isdisjoint(losses[node] for node in present)
+
+
+def test_layers_are_a_table_of_the_run_and_exported(tmp_path):
+    from gossamer.export import export_tables
+
+    run = gossamer.run(small(**GRAPH, evaluate={"layers": True}), tmp_path / "run")
+    assert len(run.layers) == 5 * 4
+    assert {path.stem for path in export_tables(run, tmp_path / "out", "csv")} == {"metrics", "rounds", "layers"}
+    plain = gossamer.run(small(**GRAPH), tmp_path / "plain")
+    assert {path.stem for path in export_tables(plain, tmp_path / "plain out", "csv")} == {"metrics", "rounds"}

@@ -43,6 +43,8 @@ CLOCKS: dict[str, dict[str, Any]] = {
         {"topology": "ring", "transforms": ["cast"]},
         {"topology": "complete", "aggregator": "median"},
         {"topology": {"kind": "ring", "own_weight": 0.5}, "aggregator": "variance_corrected"},
+        {"topology": "ring", "aggregator": {"kind": "variance_corrected", "target": "all"}, "transforms": ["cast"]},
+        {"topology": "one_peer_exponential", "schedule": {"k": 2}},
         {"topology": "ring", "clock": {"kind": "events", "merge": "arrival"}},
     ],
     ids=str,
@@ -144,6 +146,53 @@ def test_push_pull_without_local_work_keeps_the_mean_and_reaches_it():
         engine.train(round)
     torch.testing.assert_close(rows.mean(0), mean, rtol=1e-12, atol=1e-14)
     assert float(rows.var(0).sum()) < 0.02 * apart
+
+
+def test_a_partner_sees_what_travelled_and_keeps_its_own_exact():
+    """push_pull through a lossy transform: half the own model and half of the other's as bfloat16."""
+    clock = {"kind": "events", "protocol": "push_pull", "merge": "arrival"}
+    changes = {"transforms": [{"kind": "cast", "to": "bfloat16"}], "init": {"shared": False}, "dtype": "float64"}
+    still = {"kind": "sgd", "lr": 0.1, "steps": 0}
+    federation = Federation(small(method="dsgd", topology="complete", learner=still, clock=clock, **changes))
+    engine, rows = Events(federation, Eager(federation)), federation.population.state["row"]
+    average, count = engine._average, 0
+
+    def watch(operation: Any, round: int) -> None:
+        nonlocal count
+        a, b = rows[operation.a].clone(), rows[operation.b].clone()
+        average(operation, round)
+        torch.testing.assert_close(rows[operation.a], (a + b.bfloat16().double()) / 2, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(rows[operation.b], (b + a.bfloat16().double()) / 2, rtol=1e-12, atol=1e-14)
+        count += 1
+
+    engine._average = watch  # type: ignore[method-assign]
+    engine.train(0)
+    assert count >= 5
+
+
+def test_what_a_server_sends_in_vain_counts(tmp_path):
+    clock = {"kind": "events", "drop": 0.5, "speeds": "lognormal"}
+    experiment = small(method="fedasync", clock=clock)
+    run, planned = gossamer.run(experiment, tmp_path / "run"), plan(experiment)
+    federation = Federation(experiment)
+    assert federation.up_bytes == federation.down_bytes
+    assert run.summary()["bytes"] == planned.bytes_total == sum(planned.transfers) * federation.up_bytes
+
+
+def test_resume_notices_another_churn_trace(tmp_path):
+    trace = tmp_path / "churn.csv"
+    trace.write_text("0.05, 3, down\n0.15, 3, up\n")
+    experiment = small(**GRAPH, clock={"kind": "events", "trace": str(trace)}, checkpoint={"max_share": 1.0})
+
+    def stop(event: gossamer.Event) -> None:
+        if event.kind == "round" and event.round == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gossamer.run(experiment, tmp_path / "run", listener=stop)
+    trace.write_text("0.05, 4, down\n0.15, 4, up\n")
+    with pytest.raises(gossamer.errors.RunError, match="files"):
+        gossamer.resume(tmp_path / "run")
 
 
 def test_staleness_reaches_the_method():

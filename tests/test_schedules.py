@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import gossamer
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
+from gossamer.federation import Federation
 from gossamer.planning import plan
 from gossamer.plugs import discover
 from gossamer.schedules import ALL, Observed, Schedule
@@ -220,6 +221,117 @@ def test_fixed_shares_of_a_fixed_graph_are_drawn_anew_every_round_and_keep_their
     assert len(set(counts.tolist())) > 10
 
 
+def test_a_plan_of_an_adaptive_run_bounds_whatever_it_chooses(tmp_path):
+    """Also where a share of the links is dearer than an all-reduce, and with a budget."""
+    for schedule in (
+        {"kind": "adaptive", "c": 1e9, "quiet": 0.9},
+        {"kind": "adaptive", "c": 1e9, "quiet": 0.5, "budget": 100},
+        {"kind": "adaptive", "c": 1e-9, "quiet": 0.5, "exchange": 0.1},
+    ):
+        experiment = small(method="dsgd", topology="complete", schedule=schedule)
+        planned = plan(experiment)
+        run = gossamer.run(experiment, tmp_path / f"run{len(list(tmp_path.iterdir()))}")
+        assert 0 < run.summary()["transfers"] <= sum(planned.transfers)
+        assert run.summary()["bytes"] <= planned.bytes_total
+        assert run.summary()["simulated_seconds"] <= planned.seconds[-1] + 1e-12
+        assert run.summary()["transfers"] <= schedule.get("budget", math.inf)
+
+
+def test_what_an_adaptive_schedule_sees_is_the_distance_and_the_gradient():
+    """One step of plain SGD from a common model: the mean gradient's norm is that of the mean of the gradients."""
+    from gossamer.backends.eager import Eager
+    from gossamer.engines.local import Local, observe
+
+    learner = {"kind": "sgd", "lr": 0.1, "batch_size": 16, "steps": 1}
+    federation = Federation(small(method="dsgd", topology="ring", learner=learner, dtype="float64"))
+    before = federation.population.state["row"].clone()
+    result = Local(federation, Eager(federation)).train(0)
+    after = federation.sent["row"]
+    seen = observe(federation, result)
+    gradients = (before - after) / 0.1
+    assert seen.gradient_norm == pytest.approx(float(gradients.mean(0).norm()), rel=1e-9)
+    apart = (after - after.mean(0)).square().sum(1).mean().sqrt()
+    assert seen.consensus_distance == pytest.approx(float(apart), rel=1e-9)
+
+
+def test_push_sum_is_seen_as_its_models_not_as_its_biased_rows():
+    from gossamer.backends.eager import Eager
+    from gossamer.engines.local import Local, observe
+
+    topology = {
+        "kind": "edge_list",
+        "pairs": [[0, 1], [1, 2], [2, 0], [0, 2]],
+        "directed": True,
+        "weights": "out_degree",
+    }
+    still = {"kind": "sgd", "lr": 0.1, "steps": 0}
+    federation = Federation(small(nodes=3, method="push_sum", topology=topology, learner=still, dtype="float64"))
+    engine = Local(federation, Eager(federation))
+    for round in range(3):
+        engine.exchange(engine.train(round))
+    seen = observe(federation, engine.train(3))
+    assert seen.consensus_distance == pytest.approx(0.0, abs=1e-12), "equal models stay equal, whatever their mass"
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_graphs_that_belong_together_follow_one_another_however_seldom_they_are_used(k, tmp_path):
+    """16 nodes, one peer each: the exact mean after four exchanges, in every round or in every fourth."""
+    experiment = small(
+        nodes=16,
+        rounds=4 * k,
+        method="dsgd",
+        topology="one_peer_exponential",
+        init={"shared": False},
+        schedule={"k": k},
+        learner={"kind": "sgd", "lr": 0.1, "steps": 0},
+        dtype="float64",
+        evaluate={"every": k},
+    )
+    run = gossamer.run(experiment, tmp_path / "run")
+    distances = run.rounds["consensus_distance"].drop_null().to_pylist()
+    assert distances[-2] > 1e-3
+    assert distances[-1] < 1e-20
+
+
+def test_lost_messages_differ_from_one_final_exchange_to_the_next(tmp_path):
+    """With half of the messages lost, sixty exchanges over a ring still bring the models together."""
+    run = gossamer.run(
+        small(
+            method="dsgd",
+            topology="ring",
+            rounds=1,
+            init={"shared": False},
+            learner={"kind": "sgd", "lr": 0.1, "steps": 0},
+            schedule={"kind": "every", "final": "gossip", "final_rounds": 150},
+            clock={"kind": "rounds", "drop": 0.5},
+            dtype="float64",
+        ),
+        tmp_path / "run",
+    )
+    assert run.summary()["consensus_distance"] < 1e-3
+    assert run.metrics.to_pylist()[-1]["bytes_received"] < run.metrics.to_pylist()[-1]["bytes_sent"]
+
+
+def test_a_budget_in_bytes_buys_as_many_models_as_it_pays_for(tmp_path):
+    size = Federation(small(**GOSSIP)).up_bytes
+    a = plan(small(**GOSSIP, schedule={"budget_bytes": 25.5 * size}))
+    b = plan(small(**GOSSIP, schedule={"budget": 25}))
+    assert a.transfers == b.transfers == (10, 10, 0, 0, 0)
+    run = gossamer.run(small(**GOSSIP, schedule={"budget_bytes": 25.5 * size}), tmp_path / "run")
+    assert run.summary()["bytes"] == 20 * size
+
+
+def test_a_run_says_what_its_graph_does_not_do(tmp_path):
+    told: list[str] = []
+
+    def listen(event: gossamer.Event) -> None:
+        if event.kind == "warning":
+            told.append(event.values["text"])
+
+    gossamer.run(small(nodes=6, method="dsgd", topology="one_peer_exponential"), tmp_path / "run", listener=listen)
+    assert any("no power of two" in text for text in told)
+
+
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +345,14 @@ def test_fixed_shares_of_a_fixed_graph_are_drawn_anew_every_round_and_keep_their
         ({"topology": "ring", "schedule": {"kind": "adaptive"}}, "asks for an all-reduce"),
         ({"topology": {"kind": "pull", "weights": "metropolis"}}, "needs an undirected graph"),
         ({"method": "gradient_tracking", "topology": "pull"}, "needs mixing weights whose rows and columns both sum"),
+        ({"topology": "exponential", "method": "gradient_tracking", "schedule": {"share": 0.5}}, "row-stochastic only"),
+        ({"topology": "ring", "method": "gradient_tracking", "clock": {"drop": 0.3}}, "lost messages spoil"),
+        ({"topology": "ring", "method": "gradient_tracking", "aggregator": "median"}, "use aggregator = 'mean'"),
+        ({"topology": "ring", "schedule": {"budget": 1}}, "never send anything"),
+        ({"topology": {"kind": "pull", "peers": 0}}, "never send anything"),
+        ({"topology": "ring", "method": {"kind": "dsgd", "reset_at_merge": True}}, "has none before the last round"),
+        ({"method": "fedavg", "topology": "server", "aggregator": "variance_corrected"}, "works on models"),
+        ({"method": "fedavg", "topology": "server", "schedule": {"final": "merge"}}, "with a server every round ends"),
         ({"method": "fedavg", "topology": "server", "schedule": {"budget": 5}}, "with a server every round ends"),
         ({"method": "fedavg", "topology": "server", "evaluate": {"before_exchange": True}}, "before_exchange"),
         ({"clock": "events", "evaluate": {"before_exchange": True}}, "before_exchange"),

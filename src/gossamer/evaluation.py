@@ -43,21 +43,23 @@ def merge_models(federation: Federation, round: int, before: bool = False) -> No
     else:
         rows = (model_task(federation, node, round, before).row for node in range(federation.nodes))
         federation.merged.copy_(folded_mean(rows))
-    batches = federation.experiment.evaluate.batch_norm_batches
-    if batches:
-        reestimate(federation, batches, round)
 
 
-def reestimate(federation: Federation, batches: int, round: int) -> None:
-    """Replace the BatchNorm statistics of the merged row by those of its own activations.
+def reestimate(federation: Federation, round: int) -> None:
+    """Replace the BatchNorm statistics of the merged row by those of its own activations, if the plan asks for it.
 
-    They are the plain average over batches drawn from all nodes' training items, dropout off. That looks at data no
-    single place has: it belongs to an evaluation, not to the method.
+    They are the plain average over `evaluate.batch_norm_batches` batches drawn from all nodes' training items, dropout
+    off. That looks at data no single place has: it belongs to an evaluation, not to the method.
     """
     import torch
 
+    batches = federation.experiment.evaluate.batch_norm_batches
+    if not batches:
+        return
     resident, items = federation.resident, federation.items
     norms = [m for m in resident.module.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
     resident.load(federation.merged)
     resident.module.eval()
     momenta = [norm.momentum for norm in norms]
@@ -78,11 +80,15 @@ def reestimate(federation: Federation, batches: int, round: int) -> None:
 
 
 def disagreement(federation: Federation, round: int, before: bool = False) -> list[float]:
-    """||x_i - merged||^2 of every node, in float64; their mean is the consensus distance (Kong et al. 2021)."""
+    """||x_i - merged||^2 of every node over the trained columns, in float64.
+
+    Their mean is the consensus distance (Kong et al. 2021).
+    """
+    trained = slice(0, federation.layout.trainable)
     found = []
     for node in range(federation.nodes):
-        apart_D = model_task(federation, node, round, before).row - federation.merged
-        found.append(float(apart_D.double().square().sum()))
+        apart_T = model_task(federation, node, round, before).row[trained] - federation.merged[trained]
+        found.append(float(apart_T.double().square().sum()))
     return found
 
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
+DOZEN = 12
+"""Rounds that are looked at beforehand: some may have no link by chance."""
+
+
 @dataclass(frozen=True)
 class Exchange:
     """One exchange among the participants of a round."""
@@ -92,9 +96,13 @@ class Exchanges:
         """Raise ExperimentError where the budget does not pay for the end of the run, or W is not what is needed."""
         if not self.on_graph:
             return
-        topology = self.topology
-        W_NN = mixing_matrix(self.links(0), self.nodes, topology.weights, own_weight=topology.own_weight)
-        self.require(W_NN, 0)
+        topology, everybody = self.topology, np.arange(self.nodes)
+        wanted = [round for round in range(self.rounds) if self.schedule.intensity(round, self.rounds) > 0][:DOZEN]
+        for round in wanted if self.method.requires != "row" else ():
+            share = min(1.0, self.schedule.intensity(round, self.rounds))
+            edges_E2 = self.links(round, share)
+            W_NN = mixing_matrix(edges_E2, self.nodes, topology.weights, own_weight=topology.own_weight)
+            self.require(W_NN, round)
         if self.reserved > self.limit:
             raise ExperimentError(
                 f"schedule.budget = {self.limit:g}: the end of the run alone (schedule.final = "
@@ -102,10 +110,7 @@ class Exchanges:
             )
         if self.reserved or self.nodes == 1 or self.schedule.looks:
             return
-        everybody = np.arange(self.nodes)
-        wanted = [round for round in range(self.rounds) if self.schedule.intensity(round, self.rounds) > 0]
-        # Some of the rounds may have no link by chance; a dozen of them tell.
-        if not any(self.of(round, everybody, 0) for round in wanted[:12]):
+        if not any(self.of(round, everybody, 0) for round in wanted):
             limit = f" with a budget of {self.limit:g} model transfers" if self.limit < ALL else ""
             raise ExperimentError(
                 f"topology.kind = '{topology.kind}' and schedule.kind = '{self.schedule.kind}'{limit} never send "

@@ -12,14 +12,19 @@ if TYPE_CHECKING:
 
 
 def export_tables(run: Run, folder: Path, format: Literal["csv", "parquet"] = "csv") -> list[Path]:
-    """Write metrics and rounds, one file each, and return their paths. What was not measured is empty."""
+    """Write metrics, rounds and layers (if recorded), one file each, and return their paths.
+
+    What was not measured is empty.
+    """
     import pyarrow.csv
     import pyarrow.parquet
 
     folder.mkdir(parents=True, exist_ok=True)
     write = pyarrow.csv.write_csv if format == "csv" else pyarrow.parquet.write_table
     paths = []
-    for name, table in (("metrics", run.metrics), ("rounds", run.rounds)):
+    for name, table in (("metrics", run.metrics), ("rounds", run.rounds), ("layers", run.layers)):
+        if name == "layers" and not len(table):
+            continue
         paths.append(folder / f"{name}.{format}")
         with whole(paths[-1]) as aside:
             write(table, aside)

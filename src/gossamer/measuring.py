@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer.backends import Job
 from gossamer.counts import Counts
-from gossamer.evaluation import disagreement, layers, merge_models
+from gossamer.evaluation import disagreement, layers, merge_models, reestimate
 
 if TYPE_CHECKING:
     from gossamer.backends import Backend
@@ -66,6 +66,7 @@ def measure(federation: Federation, backend: Backend, rounds_done: int, before: 
             apart = dict(enumerate(disagreement(federation, rounds_done, before)))
             if federation.experiment.evaluate.layers:
                 by_layer = layers(federation, rounds_done, before)
+        reestimate(federation, rounds_done)
     counts: dict[int, tuple[Counts, Counts]] = {}
     for job, (validation, test) in zip(jobs, backend.evaluate(jobs), strict=True):
         if job.node in counts:

@@ -23,7 +23,7 @@ import numpy as np
 
 from gossamer.checkpoint import Progress, latest_checkpoint, restore, write_checkpoint
 from gossamer.errors import ExperimentError, GossamerError, Interrupted, RunError
-from gossamer.evaluation import merge_models
+from gossamer.evaluation import merge_models, reestimate
 from gossamer.experiment import Experiment
 from gossamer.identity import about, same_experiment, same_world
 from gossamer.measuring import Measured, lines, measure, training_means
@@ -300,6 +300,7 @@ class _Loop:
         federation = self.federation
         if federation.merges or federation.nodes == 1:
             merge_models(federation, self.experiment.rounds)
+            reestimate(federation, self.experiment.rounds)
             write_model(self.folder, federation)
         seconds = open_run(self.folder, self.experiment).summary()["seconds"]
         self.about |= {"status": "finished", "seconds": round(seconds, 3)}

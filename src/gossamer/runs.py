@@ -75,6 +75,11 @@ class Run:
         return read_table(self.folder, "rounds")
 
     @cached_property
+    def layers(self) -> pyarrow.Table:
+        """One line for each evaluated round and trained tensor, if asked for: variances and distance."""
+        return read_table(self.folder, "layers")
+
+    @cached_property
     def events(self) -> list[dict[str, Any]]:
         """What happened when: start, warnings, checkpoints, resumes, end."""
         text = (self.folder / "events.jsonl").read_text(encoding="utf-8")

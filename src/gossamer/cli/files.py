@@ -77,7 +77,12 @@ def plan(file: File, set_: Settings = None, json: Json = False) -> None:
     from gossamer.arms import load_arms
     from gossamer.planning import plan as plan_of
 
-    plans = {arm: plan_of(experiment) for arm, experiment in load_arms(file, set_ or ()).items()}
+    plans = {}
+    for arm, experiment in load_arms(file, set_ or ()).items():
+        try:
+            plans[arm] = plan_of(experiment)
+        except ExperimentError as error:
+            raise ExperimentError(f"arm '{arm}': {error}") from None
     if json:
         emit({"arms": {arm: {**one.to_dict(), "hears": _hears(one)} for arm, one in plans.items()}})
         return
@@ -170,8 +175,8 @@ def _clock(one: Plan) -> str:
     if needs is None:
         return "in rounds, where all wait for the slowest"
     return (
-        f"by the clock: {needs.works} works, {needs.merges} merges of models {needs.staleness_mean:.2g} works old on "
-        f"average, {needs.staleness_max} at most"
+        f"by the clock: {needs.works} works, {needs.merges} merges, of models that lag {needs.staleness_mean:.2g} "
+        f"works behind on average, {needs.staleness_max} at most"
     )
 
 
@@ -220,6 +225,7 @@ def _hears(one: Plan) -> list[list[int]]:
     if one.graph is None:
         return []
     hears: list[list[int]] = [[] for _ in range(one.nodes)]
-    for sender, receiver in edges_of(one.experiment.topology, one.nodes, one.experiment.seed).tolist():
+    share = one.intensities[0] if one.intensities and 0 < one.intensities[0] <= 1 else 1.0
+    for sender, receiver in edges_of(one.experiment.topology, one.nodes, one.experiment.seed, 0, share).tolist():
         hears[receiver].append(sender)
     return hears

@@ -297,10 +297,11 @@ def observe(federation: Federation, result: Round) -> Observed:
     for node, row_D in zip(nodes, rows, strict=True):
         mean.add(row_D, 1.0)
         step.add(model_task(federation, node, round).row - row_D, 1.0)
-    middle_D, trainable = mean.mean(), federation.layout.trainable
-    square = sum(float((row_D - middle_D).double().square().sum()) for row_D in rows) / len(nodes)
+    trained = slice(0, federation.layout.trainable)
+    middle_T = mean.mean()[trained]
+    square = sum(float((row_D[trained] - middle_T).double().square().sum()) for row_D in rows) / len(nodes)
     experiment = federation.experiment
     rate = experiment.learner.rate(result.round, experiment.rounds)
     steps = float(np.mean(federation.steps_N[result.participants])) or 1.0
-    norm = float(step.mean()[:trainable].double().norm()) / (rate * steps)
+    norm = float(step.mean()[trained].double().norm()) / (rate * steps)
     return Observed(square**0.5, norm)
