@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quadratics
 from quadratics import (
+    A_NDD,
+    C_ND,
     OPTIMUM_D,
     RING_NN,
     START_D,
@@ -223,3 +226,23 @@ def test_bad_combinations_are_named(values: dict[str, Any], words: str) -> None:
 def test_good_combinations_are_taken(values: dict[str, Any]) -> None:
     made = Experiment(**values)
     assert Experiment.from_toml(made.to_toml()) == made
+
+
+@pytest.mark.parametrize("weights_NN", [None, RING_NN], ids=["no gossip", "gossip on a ring"])
+def test_one_merge_of_local_optima_is_the_optimum_if_and_only_if_curvatures_are_equal(
+    weights_NN: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Local training to the end and one all-reduce: mean_i c_i, which is the optimum where all A_i are the same."""
+
+    def merged() -> np.ndarray[Any, Any]:
+        made = played(DSGD(), 3, weights_NN, steps=4)
+        made.learner = SGD(lr=0.3, steps=2000)
+        made.round(3, np.full((N, N), 1 / N), everyone=True)
+        return made.models()
+
+    middle = C_ND.mean(0)
+    np.testing.assert_allclose(merged(), np.tile(middle, (N, 1)), rtol=1e-9)
+    assert np.abs(middle - OPTIMUM_D).max() > 0.05, "with unequal curvatures it is not the optimum"
+    monkeypatch.setattr(quadratics, "A_NDD", np.stack([A_NDD[0]] * N))
+    optimum = np.linalg.solve(N * A_NDD[0], A_NDD[0] @ C_ND.sum(0))
+    np.testing.assert_allclose(merged(), np.tile(optimum, (N, 1)), rtol=1e-9)

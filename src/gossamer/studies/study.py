@@ -90,8 +90,12 @@ def read_study(folder: Path, quick: bool = False) -> Study:
 
 
 def find_study(name: str, root: Path = Path("studies")) -> Path:
-    """The folder of a study: `root`/NAME, or NAME as a path. Raises ExperimentError that names those there are."""
-    for folder in (root / name, Path(name)):
+    """The folder of a study: `root`/NAME, or NAME as a path of it or of its file.
+
+    Raises ExperimentError that names those there are.
+    """
+    given = Path(name)
+    for folder in (root / name, given.parent if given.name == FILE else given):
         if (folder / FILE).is_file():
             return folder
     there = [folder.name for folder in study_folders(root)]
