@@ -77,12 +77,12 @@ def plan(file: File, set_: Settings = None, json: Json = False) -> None:
     from gossamer.arms import load_arms
     from gossamer.planning import plan as plan_of
 
-    plans = {}
-    for arm, experiment in load_arms(file, set_ or ()).items():
+    plans, arms = {}, load_arms(file, set_ or ())
+    for arm, experiment in arms.items():
         try:
             plans[arm] = plan_of(experiment)
         except ExperimentError as error:
-            raise ExperimentError(f"arm '{arm}': {error}") from None
+            raise (ExperimentError(f"arm '{arm}': {error}") if len(arms) > 1 else error) from None
     if json:
         emit({"arms": {arm: {**one.to_dict(), "hears": _hears(one)} for arm, one in plans.items()}})
         return
