@@ -149,6 +149,9 @@ def mix(W_RN: csr_array, rows_ND: Tensor, out_RD: Tensor) -> None:
     if rows_ND.data_ptr() == out_RD.data_ptr() and rows_ND.numel():
         raise ValueError("out_RD is rows_ND: mixing cannot work in place")
 
+    if torch.backends.mkl.is_available() and _sparse(W_RN):  # type: ignore[no-untyped-call]
+        _sparse_product(W_RN, rows_ND, out_RD)
+        return
     first: dict[bytes, int] = {}
     twin_R: list[int] = []
     heard: dict[int, list[tuple[int, float]]] = {}
@@ -189,3 +192,26 @@ def mix(W_RN: csr_array, rows_ND: Tensor, out_RD: Tensor) -> None:
                 add_up(rows_ND[:, block], out_RD[:, block])
     finally:
         torch.set_num_threads(threads)
+
+
+def _sparse(W_RN: csr_array) -> bool:
+    receivers, nodes = W_RN.shape
+    return bool(16 * W_RN.nnz <= max(receivers, 16) * nodes)
+
+
+def _sparse_product(W_RN: csr_array, rows_ND: Tensor, out_RD: Tensor) -> None:
+    """The same sums in the same order by MKL, which reads each row that is heard once and writes each result once."""
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch calls its sparse tensors a beta feature.
+        W = torch.sparse_csr_tensor(
+            torch.from_numpy(W_RN.indptr),
+            torch.from_numpy(W_RN.indices),
+            torch.from_numpy(W_RN.data).to(rows_ND.dtype),
+            size=W_RN.shape,
+            check_invariants=False,
+        )
+        torch.addmm(out_RD, W, rows_ND, beta=0, out=out_RD)

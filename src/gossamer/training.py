@@ -6,7 +6,7 @@ Shapes: D columns of a row, T of them trainable (first), B items of a batch, C c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -118,6 +118,42 @@ class NodeItems:
             shards,
         )
 
+    @cached_property
+    def _ahead(self) -> dict[tuple[int, int], list[tuple[Tensor, Tensor]]]:
+        """Inputs and labels of the batches of (node, round), gathered beforehand."""
+        return {}
+
+    def look_ahead(self, nodes: Array, experiment: Experiment, round: int) -> None:
+        """Gather the batches of some nodes in one go, if they are small: one node after the other would do it with the
+        code and the data of all the rest of its work in between, and be slower for it."""
+        import torch
+
+        self._ahead.clear()
+        numbers, learner = math.prod(self.inputs.shape[1:]), experiment.learner
+        items = sum(learner.steps_for(self.shards.sizes[int(node)]) for node in nodes) * learner.batch_size
+        if items * numbers > EVALUATION_NUMBERS:
+            return
+        drawn = [self.round_batches(experiment.seed, int(node), round, learner, None) for node in nodes]
+        flat = [index for batches in drawn for index in batches]
+        if not flat:
+            return
+        every, sizes = torch.cat(flat), [len(index) for index in flat]
+        inputs = iter(torch.split(self.inputs.index_select(0, every), sizes))
+        labels = iter(torch.split(self.labels.index_select(0, every), sizes))
+        for node, batches in zip(nodes.tolist(), drawn, strict=True):
+            self._ahead[node, round] = [(next(inputs), next(labels)) for _ in batches]
+
+    def gathered(
+        self, seed: int, node: int, round: int, learner: Learner, steps: int | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of each step of this node and round."""
+        ahead = self._ahead.pop((node, round), None) if steps is None else None
+        if ahead is not None:
+            yield from ahead
+            return
+        for index in self.round_batches(seed, node, round, learner, steps):
+            yield self.inputs.index_select(0, index), self.labels.index_select(0, index)
+
     def round_batches(self, seed: int, node: int, round: int, learner: Learner, steps: int | None) -> Sequence[Tensor]:
         """Index tensors into `inputs`, one for each step of this node and round."""
         import torch
@@ -192,9 +228,9 @@ class Trainer:
         loss_sum, correct, seen, step = 0.0, 0, 0, -1
         module = resident.module if resident.module.training else resident.module.train()
         self._dice.manual_seed(torch_seed(experiment.seed, "modules", node, round))
-        for step, index in enumerate(self.items.round_batches(experiment.seed, node, round, learner, task.steps)):
-            inputs = self.items.inputs.index_select(0, index)
-            labels = self.items.labels.index_select(0, index).flatten()
+        batches = self.items.gathered(experiment.seed, node, round, learner, task.steps)
+        for step, (inputs, labels) in enumerate(batches):
+            labels = labels.flatten()
             if experiment.preprocess.crop or experiment.preprocess.flip:
                 rng = generator(experiment.seed, "augment", node, round, step)
                 inputs = augment(inputs, experiment.preprocess.crop, experiment.preprocess.flip, rng)

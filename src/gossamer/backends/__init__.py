@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from gossamer.counts import Counts
     from gossamer.federation import Outcome, Work
     from gossamer.topologies import Array
@@ -40,6 +42,9 @@ class Backend(Protocol):
 
         Where the federation keeps messages (`federation.sent`), they are written there as well.
         """
+
+    def mix(self, W_NN: csr_array) -> None:
+        """On a graph: the state of every node becomes its row of W @ sent."""
 
     def submit(self, work: Work) -> None:
         """By the clock: begin local work; what it needs stays as it is until it is collected."""

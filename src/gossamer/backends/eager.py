@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 from gossamer.backends import Job
 from gossamer.counts import Counts
 from gossamer.evaluation import evaluate_merged, evaluate_node
+from gossamer.mixing import mix
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from gossamer.federation import Federation, Outcome, Work
     from gossamer.topologies import Array
     from gossamer.wire import Message
+
+
+AHEAD = 16
+"""Nodes whose batches are gathered together."""
 
 
 class Eager:
@@ -27,8 +34,15 @@ class Eager:
 
     def train(self, round: int, participants: Array) -> Iterator[tuple[Outcome, Message]]:
         """One participant after the other."""
-        for node in participants.tolist():
+        federation = self.federation
+        for place, node in enumerate(participants.tolist()):
+            if place % AHEAD == 0:
+                federation.items.look_ahead(participants[place : place + AHEAD], federation.experiment, round)
             yield work(self.federation, node, round, participants)
+
+    def mix(self, W_NN: csr_array) -> None:
+        """All receivers at once."""
+        mix_rows(self.federation, W_NN, 0)
 
     def submit(self, work: Work) -> None:
         """Do it now."""
@@ -45,6 +59,13 @@ class Eager:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def mix_rows(federation: Federation, W_RN: csr_array, first: int) -> None:
+    """The states of the receivers `first`, `first` + 1, ... from the rows of W."""
+    for name, rows in federation.sent.items():
+        states = federation.population.state[name][first : first + W_RN.shape[0]]
+        mix(W_RN, rows.flatten(1), states.flatten(1))
 
 
 def work(federation: Federation, node: int, round: int, participants: Array) -> tuple[Outcome, Message]:

@@ -18,12 +18,14 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from gossamer.backends import Job
-from gossamer.backends.eager import measure, work
+from gossamer.backends.eager import measure, mix_rows, work
 from gossamer.errors import ExperimentError, GossamerError
 from gossamer.federation import node_error
 from gossamer.population import shared
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from gossamer.counts import Counts
     from gossamer.federation import Federation, Outcome, Work
     from gossamer.topologies import Array
@@ -56,7 +58,8 @@ class Parallel:
             raise ExperimentError("backend = 'parallel' needs an operating system with fork; use 'eager' or 'vmap'")
         self.federation = federation
         self.workers = workers or cores()
-        self._chunk = 8 if federation.layout.size <= 1_000_000 else 1
+        # Messages that are folded wait in slots of memory; those of a graph are rows anyway.
+        self._chunk = (8 if federation.folds else 32) if federation.layout.size <= 1_000_000 else 1
         self._window = AHEAD * self.workers
         self._slots: dict[str, Any] = {}
         self._waiting: deque[Work] = deque()
@@ -95,6 +98,13 @@ class Parallel:
                 slot = request[4] + position
                 views = {name: rows[outcome.node] for name, rows in sent.items()}
                 yield outcome, views or {name: rows[slot] for name, rows in self._slots.items()}
+
+    def mix(self, W_NN: csr_array) -> None:
+        """A few receivers at a time, by whichever worker is free."""
+        nodes = W_NN.shape[0]
+        size = -(-nodes // (4 * self.workers))
+        for _ in self._in_order([("mix", W_NN[first : first + size], first) for first in range(0, nodes, size)]):
+            pass
 
     def submit(self, work: Work) -> None:
         """It goes to a worker as soon as one is free."""
@@ -211,8 +221,11 @@ def _answer(federation: Federation, slots: dict[str, Any], request: Any) -> Any:
         return measure(federation, request[1])
     if request[0] == "begun":
         return federation.begun_work(request[1])
+    if request[0] == "mix":
+        return mix_rows(federation, *request[1:])
     _, round, start, stop, slot = request
     participants, outcomes = federation.participants(round), []
+    federation.items.look_ahead(participants[start:stop], federation.experiment, round)
     for position, node in enumerate(participants[start:stop].tolist()):
         outcome, message = work(federation, node, round, participants)
         for name, rows in slots.items():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer.backends import Job
-from gossamer.backends.eager import measure
+from gossamer.backends.eager import measure, mix_rows
 from gossamer.errors import ExperimentError, GossamerError, NodeError
 from gossamer.evaluation import model_task
 from gossamer.federation import node_error
@@ -26,6 +26,7 @@ from gossamer.training import descend
 
 if TYPE_CHECKING:
     import torch
+    from scipy.sparse import csr_array
     from torch import Tensor
 
     from gossamer.counts import Counts
@@ -147,6 +148,10 @@ class Vmap:
                 raise
             except Exception as error:
                 raise node_error(error, node, round + 1, "finish") from error
+
+    def mix(self, W_NN: csr_array) -> None:
+        """All receivers at once."""
+        mix_rows(self.federation, W_NN, 0)
 
     def submit(self, work: Work) -> None:
         """It waits for others, to be trained with them."""

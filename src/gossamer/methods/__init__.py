@@ -147,6 +147,12 @@ class Method(Plug):
     """Whether it can run by the clock, where models change while others train (`gossamer.clocks.events`)."""
 
     @property
+    def adopts(self) -> bool:
+        """Whether all that `merge` does after gossip is to take the aggregate for the new state, so that the engine may
+        mix straight into the states."""
+        return False
+
+    @property
     def buffered(self) -> int:
         """By the clock, at a server: how many messages make a merge."""
         return 1

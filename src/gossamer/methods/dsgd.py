@@ -68,6 +68,10 @@ class DSGD(Method):
             changed["anchor"] = row_D[: view.layout.trainable]
         return changed
 
+    @property
+    def adopts(self) -> bool:
+        return type(self).merge is DSGD.merge and not self.reset_at_merge
+
     def check(self, settings: Any) -> None:
         schedule, rounds = settings.schedule, settings.rounds
         merges = any(math.isinf(schedule.intensity(round, rounds)) for round in range(rounds - 1))
