@@ -19,7 +19,7 @@ import torch
 
 import gossamer
 from gossamer.backends.eager import Eager
-from gossamer.engines.local import play
+from gossamer.engines.local import Local
 from gossamer.federation import Federation
 from gossamer.mixing import edges_of, mix, mixing_matrix
 from gossamer.topologies.random_regular import RandomRegular
@@ -67,12 +67,14 @@ def main() -> None:
             out_ND.copy_(rows_ND)
 
     federation = population(sizes.nodes, sizes.degree)
-    backend = Eager(federation)
-    play(federation, backend, 0)
+    engine = Local(federation, Eager(federation))
+    engine.exchange(engine.train(0))
     times = []
     for number in range(1, 6):
-        engine = play(federation, backend, number).seconds
-        times.append((seconds(copy), seconds(lambda: mix(W_NN, rows_ND, out_ND)), engine["exchange"] + engine["merge"]))
+        played = engine.train(number)
+        engine.exchange(played)
+        spent = played.seconds["exchange"] + played.seconds["merge"]
+        times.append((seconds(copy), seconds(lambda: mix(W_NN, rows_ND, out_ND)), spent))
     copy_seconds, mix_seconds, engine_seconds = (statistics.median(column) for column in zip(*times, strict=True))
     print(
         json.dumps(

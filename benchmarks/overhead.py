@@ -33,7 +33,7 @@ from torch.nn.functional import cross_entropy
 
 import gossamer
 from gossamer.backends.eager import Eager
-from gossamer.engines.local import play
+from gossamer.engines.local import Local
 from gossamer.federation import Federation
 from gossamer.memory import proportional_set_size
 
@@ -118,8 +118,9 @@ def round_memory(cohort_size: int) -> int:
             yield item
 
     backend.train = watched  # type: ignore[method-assign]
+    engine = Local(federation, backend)
     for number in range(2):
-        play(federation, backend, number)
+        engine.exchange(engine.train(number))
     return peak
 
 
