@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gossamer
-from gossamer.federation import deal, load_dataset
+from gossamer.groundwork import deal, load_dataset
 from gossamer.pictures import partition
 
 IMAGES = Path(__file__).parent / "images"

@@ -5,6 +5,8 @@ Every message names the field or the file and says what to do. `exit_code` is wh
 
 from __future__ import annotations
 
+import traceback
+
 
 class GossamerError(Exception):
     """Base of every error Gossamer raises on purpose; its text is one line a user can act on."""
@@ -53,6 +55,11 @@ class NodeError(GossamerError):
 
     def __reduce__(self) -> tuple[type[NodeError], tuple[int, int, str, str, str]]:
         return type(self), (self.node, self.round, self.stage, self.reason, self.traceback)
+
+
+def node_error(error: Exception, node: int, round: int, stage: str) -> NodeError:
+    """A node's exception with its own traceback."""
+    return NodeError(node, round, stage, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 class Interrupted(GossamerError):

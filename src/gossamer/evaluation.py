@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer.counts import Counts
-from gossamer.errors import GossamerError
-from gossamer.federation import node_error
+from gossamer.errors import GossamerError, node_error
 from gossamer.population import folded_mean
 from gossamer.randomness import generator
 

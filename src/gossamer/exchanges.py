@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gossamer.clocks import kept
 from gossamer.errors import ExperimentError
 from gossamer.mixing import edges_of, mixing_matrix
 from gossamer.schedules import ALL
@@ -35,9 +36,11 @@ class Exchange:
     """One exchange among the participants of a round."""
 
     round: int
-    """Keys the dice of what gets lost: the round, and further ones for further exchanges at the end of the run."""
+    """Counted on for further exchanges at the end of the run."""
     edges_E2: Array
     """Links used, (sender, receiver); none in an all-reduce."""
+    heard_E2: Array
+    """Those of them whose message is not lost."""
     everyone: bool
     """Whether it is an all-reduce, after which every participant holds the same mean."""
     transfers: int
@@ -50,7 +53,7 @@ class Exchanges:
     def __init__(self, experiment: Experiment, nodes: int, message_bytes: int) -> None:
         self.schedule, self.topology = experiment.schedule, experiment.topology
         self.nodes, self.rounds, self.seed = nodes, experiment.rounds, experiment.seed
-        self.method = experiment.method
+        self.method, self.clock, self.message_bytes = experiment.method, experiment.clock, message_bytes
         self.on_graph = experiment.method.world == "graph"
         self.limit = self.schedule.limit(message_bytes)
         self._fixed: Array | None = None
@@ -99,10 +102,7 @@ class Exchanges:
         topology, everybody = self.topology, np.arange(self.nodes)
         wanted = [round for round in range(self.rounds) if self.schedule.intensity(round, self.rounds) > 0][:DOZEN]
         for round in wanted if self.method.requires != "row" else ():
-            share = min(1.0, self.schedule.intensity(round, self.rounds))
-            edges_E2 = self.links(round, share)
-            W_NN = mixing_matrix(edges_E2, self.nodes, topology.weights, own_weight=topology.own_weight)
-            self.require(W_NN, round)
+            self.mixing(self._one(round, min(1.0, self.schedule.intensity(round, self.rounds)), everybody))
         if self.reserved > self.limit:
             raise ExperimentError(
                 f"schedule.budget = {self.limit:g}: the end of the run alone (schedule.final = "
@@ -137,6 +137,38 @@ class Exchanges:
             f"{'with neither' if found == 'none' else f'that is {found}-stochastic only'}; {fix}"
         )
 
+    def mixing(self, exchange: Exchange) -> csr_array:
+        """The mixing matrix of an exchange over links; who hears nobody keeps its own row.
+
+        What a receiver would have given to a message that got lost it keeps for itself, or shares out again where the
+        weights are uniform. Raises ExperimentError where the method requires other weights.
+        """
+        topology, edges_E2, heard_E2 = self.topology, exchange.edges_E2, exchange.heard_E2
+        if len(heard_E2) == len(edges_E2) or topology.weights != "metropolis" or topology.own_weight is not None:
+            W_NN = mixing_matrix(heard_E2, self.nodes, topology.weights, own_weight=topology.own_weight)
+            self.require(W_NN, exchange.round)
+            return W_NN
+        planned_NN = mixing_matrix(edges_E2, self.nodes, topology.weights)
+        arrives_NN = mixing_matrix(heard_E2, self.nodes, "uniform").astype(bool)
+        heard_NN = planned_NN.multiply(arrives_NN).tocsr()
+        heard_NN.setdiag(heard_NN.diagonal() + 1.0 - heard_NN.sum(axis=1))
+        heard_NN.sort_indices()
+        return heard_NN
+
+    def traffic(self, exchange: Exchange, participants: Array) -> tuple[Array, Array]:
+        """Bytes that each node sends and receives in an exchange; what is lost is sent, not received.
+
+        An all-reduce sends every part of a model 2(m-1) times (a reduce-scatter and an all-gather), shared evenly.
+        """
+        if exchange.everyone:
+            share_N = np.zeros(self.nodes, np.int64)
+            each, rest = divmod(exchange.transfers * self.message_bytes, len(participants))
+            share_N[participants] = each
+            share_N[participants[:rest]] += 1
+            return share_N, share_N
+        sent_N = np.bincount(exchange.edges_E2[:, 0], minlength=self.nodes) * self.message_bytes
+        return sent_N, np.bincount(exchange.heard_E2[:, 1], minlength=self.nodes) * self.message_bytes
+
     def _final(self, participants: Array) -> list[Exchange]:
         last = self.rounds - 1
         if self.schedule.final == "merge":
@@ -145,8 +177,9 @@ class Exchanges:
 
     def _one(self, round: int, intensity: float, participants: Array) -> Exchange:
         if intensity == ALL:
-            return Exchange(round, np.empty((0, 2), np.int64), True, 2 * (len(participants) - 1))
+            none_E2 = np.empty((0, 2), np.int64)
+            return Exchange(round, none_E2, none_E2, True, 2 * (len(participants) - 1))
         edges_E2 = self.links(round, intensity)
         if len(participants) < self.nodes:
             edges_E2 = edges_E2[np.isin(edges_E2, participants).all(axis=1)]
-        return Exchange(round, edges_E2, False, len(edges_E2))
+        return Exchange(round, edges_E2, kept(self.clock, edges_E2, self.seed, round), False, len(edges_E2))

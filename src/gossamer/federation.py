@@ -7,24 +7,28 @@ module, the population in shared memory. `local_work` then depends on node and r
 from __future__ import annotations
 
 import math
-import os
-import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gossamer import wire
-from gossamer.clocks import kept
-from gossamer.errors import ExperimentError, GossamerError, NodeError
+from gossamer.errors import ExperimentError, GossamerError, NodeError, node_error
 from gossamer.exchanges import Exchanges
-from gossamer.methods import Context, Inbox, Result, Task, View
-from gossamer.mixing import mixing_matrix
+from gossamer.groundwork import (
+    context_of,
+    corrects,
+    deal,
+    encoded,
+    first_messages,
+    initial_module,
+    load_dataset,
+    setup_bytes,
+)
+from gossamer.methods import Inbox, Result, Task, View
 from gossamer.operations import survey
 from gossamer.population import Population, as_dtype, shared
-from gossamer.preprocessing import shard
-from gossamer.randomness import generator, torch_seeded
+from gossamer.randomness import generator
 from gossamer.resident import Resident
 from gossamer.traffic import trace
 from gossamer.training import NodeItems, Trainer, check_batches, check_output
@@ -32,15 +36,10 @@ from gossamer.training import NodeItems, Trainer, check_batches, check_output
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scipy.sparse import csr_array
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from gossamer.data import Dataset
-    from gossamer.exchanges import Exchange
     from gossamer.experiment import Experiment
-    from gossamer.layout import Layout
     from gossamer.operations import Operation
-    from gossamer.preprocessing import Shards
     from gossamer.topologies import Array
     from gossamer.wire import Message
 
@@ -68,63 +67,6 @@ class Outcome:
     weight: float
     loss: float
     accuracy: float
-
-
-def load_dataset(experiment: Experiment) -> Dataset:
-    """The data set of an experiment, from its folder or that of GOSSAMER_DATA."""
-    folder = experiment.data_folder or os.environ.get("GOSSAMER_DATA", "")
-    return experiment.data.load(Path(folder).expanduser() if folder else None)
-
-
-def deal(experiment: Experiment, dataset: Dataset) -> Shards:
-    """Who holds what, preprocessed."""
-    return shard(
-        dataset,
-        experiment.partition,
-        experiment.nodes,
-        experiment.preprocess,
-        experiment.validation,
-        experiment.seed,
-        experiment.dtype,
-        pool=experiment.method.pools_data,
-    )
-
-
-def initial_module(experiment: Experiment, shape: tuple[int, ...], classes: int, node: int = -1) -> nn.Module:
-    """A fresh module with the initial values of `init`, drawn for a node or (node = -1) for all."""
-    from torch.nn.parameter import is_lazy
-
-    with torch_seeded(experiment.seed, "init", node):
-        try:
-            module = experiment.model.build(shape, classes)
-        except GossamerError:
-            raise
-        except Exception as error:
-            name = getattr(experiment.model, "name", "") or experiment.model.kind
-            raise ExperimentError(f"model '{name}' could not be built: {type(error).__name__}: {error}") from error
-        for name, parameter in module.named_parameters():
-            if is_lazy(parameter):
-                raise ExperimentError(
-                    f"model: parameter '{name}' has no shape yet; give the sizes that a lazy layer infers"
-                )
-        if experiment.init.kind != "default":
-            _initialise(module, experiment.init.kind)
-    return module
-
-
-def _initialise(module: nn.Module, kind: str) -> None:
-    from torch import nn
-
-    for name, parameter in module.named_parameters():
-        if parameter.dim() < 2:
-            if name.endswith("bias") or kind == "zeros":
-                nn.init.zeros_(parameter)
-        elif kind == "kaiming":
-            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
-        elif kind == "xavier":
-            nn.init.xavier_uniform_(parameter)
-        else:
-            nn.init.zeros_(parameter)
 
 
 class Federation:
@@ -180,7 +122,7 @@ class Federation:
             self.sent = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
             if experiment.transforms and not self.has_server:
                 self.exact = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
-        self.corrects = _corrects(experiment, shared_row, self.layout)
+        self.corrects = corrects(experiment, shared_row, self.layout)
         """Whether the aggregator is linear with a second half."""
         self.snapshots: dict[str, Tensor] = {}
         """By the clock: states as they were when local work began, in slots."""
@@ -224,25 +166,6 @@ class Federation:
             self._cohort = (round, self.experiment.schedule.participants(self.nodes, round, rng))
         return self._cohort[1]
 
-    def mixing(self, exchange: Exchange) -> csr_array:
-        """The mixing matrix of an exchange over links; who hears nobody keeps its own row.
-
-        What a receiver would have given to a message that got lost it keeps for itself, or shares out again where the
-        weights are uniform.
-        """
-        topology, edges_E2 = self.experiment.topology, exchange.edges_E2
-        heard_E2 = kept(self.experiment.clock, edges_E2, self.experiment.seed, exchange.round)
-        if len(heard_E2) == len(edges_E2) or topology.weights != "metropolis" or topology.own_weight is not None:
-            W_NN = mixing_matrix(heard_E2, self.nodes, topology.weights, own_weight=topology.own_weight)
-            self.exchanges.require(W_NN, exchange.round)
-            return W_NN
-        planned_NN = mixing_matrix(edges_E2, self.nodes, topology.weights)
-        arrives_NN = mixing_matrix(heard_E2, self.nodes, "uniform").astype(bool)
-        heard_NN = planned_NN.multiply(arrives_NN).tocsr()
-        heard_NN.setdiag(heard_NN.diagonal() + 1.0 - heard_NN.sum(axis=1))
-        heard_NN.sort_indices()
-        return heard_NN
-
     def operations(self) -> Iterator[Operation]:
         """By the clock: what happens when."""
         return trace(self.experiment, self.nodes, self.steps_N, self.up_bytes, self.down_bytes)
@@ -257,21 +180,6 @@ class Federation:
             **{f"mail.{name}": slots for name, slots in self.mail.items()},
             "pending": self.pending,
         }
-
-    def traffic(self, exchange: Exchange, participants: Array) -> tuple[Array, Array]:
-        """Bytes that each node sends and receives in an exchange on a graph; what is lost is sent, not received.
-
-        An all-reduce sends every part of a model 2(m-1) times (a reduce-scatter and an all-gather), shared evenly.
-        """
-        if exchange.everyone:
-            share_N = np.zeros(self.nodes, np.int64)
-            each, rest = divmod(exchange.transfers * self.up_bytes, len(participants))
-            share_N[participants] = each
-            share_N[participants[:rest]] += 1
-            return share_N, share_N
-        sent_N = np.bincount(exchange.edges_E2[:, 0], minlength=self.nodes) * self.up_bytes
-        heard_E2 = kept(self.experiment.clock, exchange.edges_E2, self.experiment.seed, exchange.round)
-        return sent_N, np.bincount(heard_E2[:, 1], minlength=self.nodes) * self.up_bytes
 
     def view(self, node: int, round: int, participants: Array) -> View:
         """What the method may know at a node, or at the server (node = -1)."""
@@ -316,36 +224,40 @@ class Federation:
         self, node: int, round: int, participants: Array, into: Message | None = None
     ) -> tuple[Outcome, Message]:
         """Prepare, train, finish at one node. Raises NodeError with the traceback of whatever went wrong there."""
-        stage = "prepare"
-        try:
-            task, view = self.prepare(node, round, participants)
-            stage = "train"
-            result = self.trainer.train(task, node, round)
-            stage = "finish"
-            return self.finish(task, result, view, into)
-        except GossamerError:
-            raise
-        except Exception as error:
-            raise node_error(error, node, round + 1, stage) from error
+        return self._work(node, round, round, participants, into)
 
     def begun_work(self, work: Work) -> Outcome:
         """By the clock: prepare, train, finish from a snapshot; the result goes into its mail slot.
 
         On a graph it is the exact result, which the node applies itself; at a server it is what travels.
         """
+        state = {name: slots[work.snapshot] for name, slots in self.snapshots.items()}
+        into = {name: slots[work.result] for name, slots in self.mail.items()}
+        everybody = np.arange(self.nodes)
+        return self._work(work.node, work.tick, work.round, everybody, into, state, not self.has_server)[0]
+
+    def _work(
+        self,
+        node: int,
+        tick: int,
+        round: int,
+        participants: Array,
+        into: Message | None,
+        state: dict[str, Tensor] | None = None,
+        exactly: bool = False,
+    ) -> tuple[Outcome, Message]:
+        """Local work whose dice are those of `tick`, in a round of the run."""
         stage = "prepare"
         try:
-            state = {name: slots[work.snapshot] for name, slots in self.snapshots.items()}
-            task, view = self.prepare(work.node, work.tick, np.arange(self.nodes), state)
+            task, view = self.prepare(node, tick, participants, state)
             stage = "train"
-            result = self.trainer.train(task, work.node, work.tick, work.round)
+            result = self.trainer.train(task, node, tick, round)
             stage = "finish"
-            into = {name: slots[work.result] for name, slots in self.mail.items()}
-            return self.finish(task, result, view, into, exactly=not self.has_server)[0]
+            return self.finish(task, result, view, into, exactly)
         except GossamerError:
             raise
         except Exception as error:
-            raise node_error(error, work.node, work.round + 1, stage) from error
+            raise node_error(error, node, round + 1, stage) from error
 
     def travelled(self, message: Message) -> Message:
         """A message as its receiver sees it."""
@@ -406,73 +318,3 @@ class Federation:
             raise NodeError(
                 node, round, "merge", f"{where} '{name}' holds NaN or infinity; lower learner.lr or clip gradients"
             )
-
-
-def encoded(experiment: Experiment, message: Message) -> Message:
-    """A message as it goes on the wire."""
-    for transform in experiment.transforms:
-        message = transform.forward(message)
-    return message
-
-
-def context_of(experiment: Experiment, shards: Shards, layout: Layout) -> Context:
-    """What a method knows before the first round."""
-    labels_NC = shards.histogram_NC if shards.draw_NC is None else shards.draw_NC
-    return Context(
-        len(shards.train),
-        experiment.rounds,
-        layout,
-        experiment.learner,
-        shards.sizes,
-        labels_NC if shards.labels.ndim == 1 else None,
-    )
-
-
-def setup_bytes(experiment: Experiment, module: nn.Module, context: Context) -> int:
-    """Bytes that one node gets before the first round."""
-    if experiment.method.world == "alone":
-        return 0
-    told = experiment.method.setup(context)
-    return frozen_bytes(module, context.layout) + ((context.nodes - 1) * wire.size(told) if told else 0)
-
-
-def frozen_bytes(module: nn.Module, layout: Layout) -> int:
-    """Bytes of the message that holds the frozen part."""
-    parameters = dict(module.named_parameters())
-    return wire.size({name: parameters[name].data for name in layout.frozen})
-
-
-def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> tuple[list[Message], Message]:
-    """Node 0's message before and after each transform, and the server's message, found by finishing work never done.
-
-    Methods are pure, so this changes nothing; it works on meta tensors too.
-    """
-    method, trainable = experiment.method, context.layout.trainable
-    state, own = method.init(context, row_D)
-    view = View(0, 0, context, context.samples[0], context.nodes)
-    down = method.publish(state, view)
-    task = method.prepare(own, down, view)
-    rate = experiment.learner.rate(0, experiment.rounds)
-    slots = experiment.learner.fresh(row_D[:trainable])
-    result = Result(row_D, slots, steps=1, lr=rate, loss=0.0, accuracy=0.0)
-    outbox, _ = method.finish(task, result, own, view)
-    if _corrects(experiment, row_D, context.layout) and "row" not in outbox.common:
-        raise ExperimentError(
-            f"aggregator.kind = '{experiment.aggregator.kind}' works on models, but method.kind = '{method.kind}' "
-            f"sends {', '.join(outbox.common)}; use a method that sends its row, such as 'dsgd'"
-        )
-    stages = [{name: value.clone() for name, value in outbox.common.items()}]
-    for transform in experiment.transforms:
-        stages.append(transform.forward(stages[-1]))
-    return stages, down if method.world == "server" else {}
-
-
-def _corrects(experiment: Experiment, row_D: Tensor, layout: Layout) -> bool:
-    """Whether the aggregator is linear with a second half."""
-    rule = experiment.aggregator
-    return rule.linear and rule.statistics(row_D, layout) is not None
-
-
-def node_error(error: Exception, node: int, round: int, stage: str) -> NodeError:
-    """A node's exception with its own traceback."""
-    return NodeError(node, round, stage, f"{type(error).__name__}: {error}", traceback.format_exc())

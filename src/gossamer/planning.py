@@ -14,7 +14,8 @@ from gossamer import wire
 from gossamer.engines.local import receivers_at_once
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
-from gossamer.federation import (
+from gossamer.graphs import describe
+from gossamer.groundwork import (
     context_of,
     deal,
     first_messages,
@@ -23,7 +24,6 @@ from gossamer.federation import (
     load_dataset,
     setup_bytes,
 )
-from gossamer.graphs import describe
 from gossamer.memory import proportional_set_size
 from gossamer.mixing import edges_of
 from gossamer.schedules import ALL

@@ -211,13 +211,14 @@ class _Loop:
             due = last or (every > 0 and (round + 1) % every == 0)
             early, measured, seconds_evaluate = experiment.evaluate.before_exchange, Measured(), 0.0
             result = engine.train(round)
-            for stage in ("before the exchange", "after it"):
-                if stage == "after it":
-                    engine.exchange(result)
-                if due and early == (stage == "before the exchange"):
-                    before = time.perf_counter()
-                    measured = measure(federation, backend, round + 1, early)
-                    seconds_evaluate = time.perf_counter() - before
+            if not early:
+                engine.exchange(result)
+            if due:
+                before = time.perf_counter()
+                measured = measure(federation, backend, round + 1, early)
+                seconds_evaluate = time.perf_counter() - before
+            if early:
+                engine.exchange(result)
             sent_N += result.sent_N
             received_N += result.received_N
             for line in lines(federation, round + 1, result, measured, sent_N, received_N):

@@ -136,7 +136,7 @@ class Run:
         import torch
         from safetensors.torch import load_file
 
-        from gossamer.federation import initial_module
+        from gossamer.groundwork import initial_module
         from gossamer.population import as_dtype
 
         if node is not None:

@@ -11,8 +11,7 @@ import numpy as np
 from gossamer.backends.eager import Eager
 from gossamer.backends.parallel import Parallel, cores
 from gossamer.backends.vmap import Vmap
-from gossamer.errors import GossamerError
-from gossamer.federation import node_error
+from gossamer.errors import GossamerError, node_error
 from gossamer.methods import Task
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer.backends import Job
 from gossamer.backends.eager import measure, mix_rows, work
-from gossamer.errors import ExperimentError, GossamerError
-from gossamer.federation import node_error
+from gossamer.errors import ExperimentError, GossamerError, node_error
 from gossamer.population import shared
 
 if TYPE_CHECKING:

@@ -16,9 +16,8 @@ import numpy as np
 
 from gossamer.backends import Job
 from gossamer.backends.eager import measure, mix_rows
-from gossamer.errors import ExperimentError, GossamerError, NodeError
+from gossamer.errors import ExperimentError, GossamerError, NodeError, node_error
 from gossamer.evaluation import model_task
-from gossamer.federation import node_error
 from gossamer.methods import Result, Task, Terms
 from gossamer.preprocessing import augment
 from gossamer.randomness import generator

@@ -15,9 +15,8 @@ import numpy as np
 
 from gossamer.clocks import round_seconds
 from gossamer.engines import Round
-from gossamer.errors import ExperimentError, GossamerError, NodeError
+from gossamer.errors import ExperimentError, GossamerError, NodeError, node_error
 from gossamer.evaluation import model_task
-from gossamer.federation import node_error
 from gossamer.methods import Inbox
 from gossamer.mixing import mix
 from gossamer.population import Fold
@@ -124,7 +123,7 @@ def _on_graph(federation: Federation, backend: Backend, result: Round, exchanges
     for exchange in exchanges:
         result.transfers += exchange.transfers
         result.communicated = result.transfers > 0
-        sent_N, received_N = federation.traffic(exchange, participants)
+        sent_N, received_N = federation.exchanges.traffic(exchange, participants)
         result.sent_N += sent_N
         result.received_N += received_N
     for exchange in exchanges[:-1]:
@@ -137,7 +136,7 @@ def _on_graph(federation: Federation, backend: Backend, result: Round, exchanges
         result.seconds["exchange"] += time.perf_counter() - clock
     clock = time.perf_counter()
     if exchanges and _straight(federation, exchanges[-1], participants):
-        backend.mix(federation.mixing(exchanges[-1]))
+        backend.mix(federation.exchanges.mixing(exchanges[-1]))
         result.seconds["exchange"] += time.perf_counter() - clock
         return
     for receiver, inbox in _inboxes(federation, exchanges[-1] if exchanges else None, result):
@@ -173,7 +172,7 @@ def _inboxes(federation: Federation, exchange: Exchange | None, result: Round) -
         for receiver, weight in zip(participants.tolist(), weights, strict=True):
             yield receiver, Inbox(fields, len(weights) - 1, 1.0 - weight / sum(weights), everyone=True)
         return
-    weights_NN = federation.mixing(exchange)
+    weights_NN = federation.exchanges.mixing(exchange)
     own_N = weights_NN.diagonal()
     degree_N = np.diff(weights_NN.indptr) - (own_N != 0)
     linear = federation.experiment.aggregator.linear

@@ -1,0 +1,147 @@
+"""What an experiment is made of before the first round: its data dealt, its model, its first messages.
+
+A federation is built from these, and so is a plan, which needs no weights: all of it works on meta tensors too.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gossamer import wire
+from gossamer.errors import ExperimentError, GossamerError
+from gossamer.methods import Context, Result, View
+from gossamer.preprocessing import shard
+from gossamer.randomness import torch_seeded
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from gossamer.data import Dataset
+    from gossamer.experiment import Experiment
+    from gossamer.layout import Layout
+    from gossamer.preprocessing import Shards
+    from gossamer.wire import Message
+
+
+def load_dataset(experiment: Experiment) -> Dataset:
+    """The data set of an experiment, from its folder or that of GOSSAMER_DATA."""
+    folder = experiment.data_folder or os.environ.get("GOSSAMER_DATA", "")
+    return experiment.data.load(Path(folder).expanduser() if folder else None)
+
+
+def deal(experiment: Experiment, dataset: Dataset) -> Shards:
+    """Who holds what, preprocessed."""
+    return shard(
+        dataset,
+        experiment.partition,
+        experiment.nodes,
+        experiment.preprocess,
+        experiment.validation,
+        experiment.seed,
+        experiment.dtype,
+        pool=experiment.method.pools_data,
+    )
+
+
+def initial_module(experiment: Experiment, shape: tuple[int, ...], classes: int, node: int = -1) -> nn.Module:
+    """A fresh module with the initial values of `init`, drawn for a node or (node = -1) for all."""
+    from torch.nn.parameter import is_lazy
+
+    with torch_seeded(experiment.seed, "init", node):
+        try:
+            module = experiment.model.build(shape, classes)
+        except GossamerError:
+            raise
+        except Exception as error:
+            name = getattr(experiment.model, "name", "") or experiment.model.kind
+            raise ExperimentError(f"model '{name}' could not be built: {type(error).__name__}: {error}") from error
+        for name, parameter in module.named_parameters():
+            if is_lazy(parameter):
+                raise ExperimentError(
+                    f"model: parameter '{name}' has no shape yet; give the sizes that a lazy layer infers"
+                )
+        if experiment.init.kind != "default":
+            _initialise(module, experiment.init.kind)
+    return module
+
+
+def _initialise(module: nn.Module, kind: str) -> None:
+    from torch import nn
+
+    for name, parameter in module.named_parameters():
+        if parameter.dim() < 2:
+            if name.endswith("bias") or kind == "zeros":
+                nn.init.zeros_(parameter)
+        elif kind == "kaiming":
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+        elif kind == "xavier":
+            nn.init.xavier_uniform_(parameter)
+        else:
+            nn.init.zeros_(parameter)
+
+
+def encoded(experiment: Experiment, message: Message) -> Message:
+    """A message as it goes on the wire."""
+    for transform in experiment.transforms:
+        message = transform.forward(message)
+    return message
+
+
+def context_of(experiment: Experiment, shards: Shards, layout: Layout) -> Context:
+    """What a method knows before the first round."""
+    labels_NC = shards.histogram_NC if shards.draw_NC is None else shards.draw_NC
+    return Context(
+        len(shards.train),
+        experiment.rounds,
+        layout,
+        experiment.learner,
+        shards.sizes,
+        labels_NC if shards.labels.ndim == 1 else None,
+    )
+
+
+def setup_bytes(experiment: Experiment, module: nn.Module, context: Context) -> int:
+    """Bytes that one node gets before the first round."""
+    if experiment.method.world == "alone":
+        return 0
+    told = experiment.method.setup(context)
+    return frozen_bytes(module, context.layout) + ((context.nodes - 1) * wire.size(told) if told else 0)
+
+
+def frozen_bytes(module: nn.Module, layout: Layout) -> int:
+    """Bytes of the message that holds the frozen part."""
+    parameters = dict(module.named_parameters())
+    return wire.size({name: parameters[name].data for name in layout.frozen})
+
+
+def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> tuple[list[Message], Message]:
+    """Node 0's message before and after each transform, and the server's message, found by finishing work never done.
+
+    Methods are pure, so this changes nothing; it works on meta tensors too.
+    """
+    method, trainable = experiment.method, context.layout.trainable
+    state, own = method.init(context, row_D)
+    view = View(0, 0, context, context.samples[0], context.nodes)
+    down = method.publish(state, view)
+    task = method.prepare(own, down, view)
+    rate = experiment.learner.rate(0, experiment.rounds)
+    slots = experiment.learner.fresh(row_D[:trainable])
+    result = Result(row_D, slots, steps=1, lr=rate, loss=0.0, accuracy=0.0)
+    outbox, _ = method.finish(task, result, own, view)
+    if corrects(experiment, row_D, context.layout) and "row" not in outbox.common:
+        raise ExperimentError(
+            f"aggregator.kind = '{experiment.aggregator.kind}' works on models, but method.kind = '{method.kind}' "
+            f"sends {', '.join(outbox.common)}; use a method that sends its row, such as 'dsgd'"
+        )
+    stages = [{name: value.clone() for name, value in outbox.common.items()}]
+    for transform in experiment.transforms:
+        stages.append(transform.forward(stages[-1]))
+    return stages, down if method.world == "server" else {}
+
+
+def corrects(experiment: Experiment, row_D: Tensor, layout: Layout) -> bool:
+    """Whether the aggregator is linear with a second half."""
+    rule = experiment.aggregator
+    return rule.linear and rule.statistics(row_D, layout) is not None
