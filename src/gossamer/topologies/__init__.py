@@ -6,11 +6,12 @@ without, the edges of a round become a mixing matrix (`gossamer.mixing`).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
+from gossamer.mixing import Weights
 from gossamer.plugs import Plug
 
 Array = np.ndarray[Any, Any]
@@ -24,7 +25,7 @@ class Topology(Plug):
     cyclic: ClassVar[bool] = False
     """Whether the graphs of successive exchanges belong together, so that `round` counts exchanges and not rounds."""
 
-    weights: Literal["metropolis", "uniform", "out_degree"] = Field(
+    weights: Weights = Field(
         default="metropolis",
         description="mixing weights: metropolis (Metropolis-Hastings: doubly stochastic, undirected graphs only), "
         "uniform (1/(in-degree + 1): row-stochastic) or out_degree (1/(out-degree of the sender + 1): "
@@ -93,6 +94,41 @@ class Topology(Plug):
         from gossamer.topologies.edge_list import EdgeList
 
         return EdgeList.wrap(value)
+
+
+class Drawn(Topology):
+    """Base of the graphs that are drawn at random: once, or with `redraw` anew in every round.
+
+    Redrawn, they are a choice among nodes that can all talk to each other, and all nodes are alike.
+    """
+
+    redraw: bool = Field(default=False, description="a fresh graph each round, connected or not")
+
+    @property
+    def varies(self) -> bool:
+        return self.redraw
+
+    @property
+    def overlay(self) -> bool:
+        return self.redraw
+
+    @property
+    def exchangeable(self) -> bool:
+        return self.redraw
+
+
+class OneWay(Topology):
+    """Base of the graphs whose edges go one way: their weights are uniform, since Metropolis weights need both ways."""
+
+    weights: Weights = Field(
+        default="uniform",
+        description="as for every kind, but not metropolis, which one-way links do not have; uniform and "
+        "out_degree are the same where all nodes send to as many as they hear",
+    )
+
+    @property
+    def one_way(self) -> bool:
+        return True
 
 
 def both_ways(pairs: Array) -> Array:

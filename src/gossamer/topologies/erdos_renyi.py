@@ -11,10 +11,10 @@ from pydantic import Field
 from gossamer.errors import ExperimentError
 from gossamer.graphs import components
 from gossamer.spectra import off_mean
-from gossamer.topologies import Array, Topology, both_ways
+from gossamer.topologies import Array, Drawn, Topology, both_ways
 
 
-class ErdosRenyi(Topology):
+class ErdosRenyi(Drawn):
     """Each pair of nodes is joined with probability p: once for the run, or anew each round.
 
     A fixed graph is drawn again, up to 100 times, until it is connected; with `redraw` single rounds need not be.
@@ -27,19 +27,6 @@ class ErdosRenyi(Topology):
     connected: bool = Field(
         default=True, description="draw a fixed graph again, up to 100 times, until it is connected"
     )
-    redraw: bool = Field(default=False, description="a fresh graph each round, connected or not")
-
-    @property
-    def varies(self) -> bool:
-        return self.redraw
-
-    @property
-    def overlay(self) -> bool:
-        return self.redraw
-
-    @property
-    def exchangeable(self) -> bool:
-        return self.redraw
 
     def edges(self, nodes: int, round: int, rng: np.random.Generator) -> Array:
         if self.redraw or not self.connected:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 
-from gossamer.mixing import Weights
-from gossamer.topologies import Array, Topology
+from gossamer.topologies import Array, OneWay
 
 
-class Exponential(Topology):
+class Exponential(OneWay):
     """Node i hears i + 1, i + 2, i + 4, i + 8, ... (modulo the number of nodes n): log2 n others, one way.
 
     W is circulant, so uniform weights are doubly stochastic. For even n its spectral gap is 2 / (1 + ceil(log2 n)).
@@ -21,15 +19,6 @@ class Exponential(Topology):
     overlay: ClassVar[bool] = True
 
     kind: Literal["exponential"] = "exponential"
-    weights: Weights = Field(
-        default="uniform",
-        description="as for every kind, but not metropolis, which one-way links do not have; uniform and out_degree "
-        "are the same here",
-    )
-
-    @property
-    def one_way(self) -> bool:
-        return True
 
     def edges(self, nodes: int, round: int, rng: np.random.Generator) -> Array:
         hop_J = 1 << np.arange((nodes - 1).bit_length())

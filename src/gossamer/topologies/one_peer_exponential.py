@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 
-from gossamer.mixing import Weights
-from gossamer.topologies import Array, Topology
+from gossamer.topologies import Array, OneWay
 
 
-class OnePeerExponential(Topology):
+class OnePeerExponential(OneWay):
     """In exchange t node i hears only i + 2^(t mod log2 n) (modulo n): exact averaging every log2 n rounds if n = 2^k.
 
     The weights are 1/2 each. After ceil(log2 n) exchanges in a row, whichever is the first, every node holds the exact
@@ -25,18 +23,9 @@ class OnePeerExponential(Topology):
     cyclic: ClassVar[bool] = True
 
     kind: Literal["one_peer_exponential"] = "one_peer_exponential"
-    weights: Weights = Field(
-        default="uniform",
-        description="as for every kind, but not metropolis, which one-way links do not have; uniform and out_degree "
-        "are the same here",
-    )
 
     @property
     def varies(self) -> bool:
-        return True
-
-    @property
-    def one_way(self) -> bool:
         return True
 
     def edges(self, nodes: int, round: int, rng: np.random.Generator) -> Array:

@@ -8,12 +8,11 @@ import numpy as np
 from pydantic import Field
 
 from gossamer.errors import ExperimentError
-from gossamer.mixing import Weights
 from gossamer.spectra import off_mean
-from gossamer.topologies import Array, Topology
+from gossamer.topologies import Array, OneWay, Topology
 
 
-class Pull(Topology):
+class Pull(OneWay):
     """Each node hears floor(R) random others, and one more with probability R - floor(R); one way: moves the mean.
 
     Each node draws for itself in every round and averages what it hears with its own model, 1/|row| each. Rows of W
@@ -28,17 +27,9 @@ class Pull(Topology):
 
     kind: Literal["pull"] = "pull"
     peers: float = Field(default=1.0, ge=0, description="R, the others that a node hears in a round, on average")
-    weights: Weights = Field(
-        default="uniform",
-        description="as for every kind, but not metropolis, which one-way links do not have",
-    )
 
     @property
     def varies(self) -> bool:
-        return True
-
-    @property
-    def one_way(self) -> bool:
         return True
 
     def edges(self, nodes: int, round: int, rng: np.random.Generator) -> Array:

@@ -10,10 +10,10 @@ from pydantic import Field
 from gossamer.errors import ExperimentError
 from gossamer.graphs import components
 from gossamer.spectra import off_mean
-from gossamer.topologies import Array, Topology, both_ways
+from gossamer.topologies import Array, Drawn, both_ways
 
 
-class RandomRegular(Topology):
+class RandomRegular(Drawn):
     """Every node hears `degree` others, chosen at random: once for the run, or anew each round (epidemic learning).
 
     A fixed graph is drawn again, up to 100 times, until it is connected; with degree 1 it is a matching, which cannot
@@ -28,19 +28,6 @@ class RandomRegular(Topology):
 
     kind: Literal["random_regular"] = "random_regular"
     degree: int = Field(default=4, ge=1, description="neighbours of each node; degree x nodes must be even")
-    redraw: bool = Field(default=False, description="a fresh graph each round")
-
-    @property
-    def varies(self) -> bool:
-        return self.redraw
-
-    @property
-    def overlay(self) -> bool:
-        return self.redraw
-
-    @property
-    def exchangeable(self) -> bool:
-        return self.redraw
 
     def edges(self, nodes: int, round: int, rng: np.random.Generator) -> Array:
         if self.degree >= nodes:
