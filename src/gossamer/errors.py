@@ -20,6 +20,12 @@ class ExperimentError(GossamerError):
     exit_code = 2
 
 
+class AggregationError(GossamerError):
+    """Updates cannot be aggregated: none, ragged, not finite, or too few for the hostile ones among them."""
+
+    exit_code = 3
+
+
 class DataError(GossamerError):
     """A data file is missing, truncated, damaged or not what its format promises."""
 

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from gossamer.aggregators import Aggregator
+from gossamer.aggregators import CoordinateRule
+from gossamer.columns import order
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gossamer.layout import Layout
 
-
-class Median(Aggregator):
+class Median(CoordinateRule):
     """Coordinate-wise median (mean of the two middle values for an even number); breakdown point 1/2.
 
     Ignores weights.
+
+        >>> import numpy as np
+        >>> from gossamer.aggregators import Median
+        >>> Median()(np.array([[1.0, 2.0], [3.0, 4.0], [1e9, -1e9]]))
+        array([3., 2.])
     """
 
     source: ClassVar[str] = "Yin et al. 2018, Definition 1"
 
     kind: Literal["median"] = "median"
 
-    def aggregate(
-        self, updates_ND: Tensor, weights_N: Tensor, own_D: Tensor | None = None, layout: Layout | None = None
-    ) -> Tensor:
-        import torch
-
-        n = len(updates_ND)
-        ordered = torch.sort(updates_ND, dim=0).values
-        return ordered[n // 2].clone() if n % 2 else (ordered[n // 2 - 1] + ordered[n // 2]) / 2
+    def on_columns(self, block_NC: Tensor, f: int) -> Tensor:
+        n = len(block_NC)
+        middle = order(block_NC, (n - 1) // 2, n // 2 + 1)
+        return middle[0] if n % 2 else (middle[0] + middle[1]) / 2
