@@ -97,8 +97,8 @@ class Aggregator(Plug):
 class Robust(Aggregator):
     """Base of the rules that withstand hostile updates.
 
-    Updates that hold NaN or infinity are dropped and counted as hostile; if they are more than the rule is to withstand,
-    that is an error, not a guess.
+    Updates that hold NaN or infinity are dropped and counted as hostile; if they are more than the rule is to
+    withstand, that is an error, not a guess.
     """
 
     before: tuple[Annotated[PreAggregator, Choice()], ...] = Field(
@@ -152,8 +152,8 @@ class Tolerant(Robust):
     f: int | float = Field(
         default=0.2,
         ge=0,
-        description="hostile updates to withstand: a number (an error where the rule cannot), or a share below 1 of the "
-        "updates, rounded up, but no more than the rule can",
+        description="hostile updates to withstand: a number (an error where the rule cannot), or a share below 0.5 of "
+        "the updates, rounded up, but no more than the rule can",
     )
 
     @field_validator("f")
@@ -168,8 +168,8 @@ class Tolerant(Robust):
         if isinstance(self.f, int):
             if self.f > most:
                 raise AggregationError(
-                    f"{self.kind} withstands {max(most, 0)} hostile of {n} updates, not f = {self.f}; use fewer, or f as a "
-                    "share such as 0.2"
+                    f"{self.kind} withstands {max(most, 0)} hostile of {n} updates, not f = {self.f}; use fewer, or f "
+                    "as a share such as 0.2"
                 )
             return self.f
         return max(0, min(math.ceil(self.f * n - 1e-9), most))

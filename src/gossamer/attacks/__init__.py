@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Knowledge = Literal["own", "neighbourhood", "honest", "defence"]
-"""What an attacker sees: what its own nodes do; what reaches them over the graph; every honest message of the round; all
-that and the rule of the receivers."""
+"""What an attacker sees: what its own nodes do; what reaches them over the graph; every honest message of the round;
+all that and the rule of the receivers."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Scene:
     """There: what it gives to each hostile one."""
 
     @cached_property
-    def mean_D(self) -> Tensor:
+    def mean(self) -> Tensor:
         """The mean of the honest messages seen."""
         return self.honest_GD.mean(0)
 
     @cached_property
-    def change_D(self) -> Tensor:
+    def change(self) -> Tensor:
         """The mean of what honest local work changed."""
-        return self.mean_D - self.base_D
+        return self.mean - self.base_D
 
 
 class Attack(Plug):
@@ -86,7 +86,7 @@ class Attack(Plug):
 
     aim: Literal["all", "neighbour"] = Field(
         default="all",
-        description="one message for all, or on a graph another for each neighbour, made from what that neighbour hears",
+        description="one message for all, or on a graph another for each neighbour, from what that neighbour hears",
     )
 
     def poison(self, inputs_M: Array, labels_M: Array, classes: int, rng: np.random.Generator) -> tuple[Array, Array]:

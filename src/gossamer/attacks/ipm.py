@@ -28,4 +28,4 @@ class IPM(Attack):
     scale: float = Field(default=0.1, gt=0, description="length of what is sent, in honest means")
 
     def forge(self, scene: Scene) -> Tensor:
-        return (scene.base_D - self.scale * scene.change_D).expand_as(scene.own_HD)
+        return (scene.base_D - self.scale * scene.change).expand_as(scene.own_HD)

@@ -24,6 +24,6 @@ class NNM(PreAggregator):
 
     def matrix(self, gram: Gram, f: int, own: int | None) -> Tensor:
         n, f = len(gram), f if self.f is None else self.f
-        nearest_NK = gram.squares.sort(1, stable=True).indices[:, : max(1, n - f)]
+        nearest_NK = gram.squares.sort(dim=1, stable=True).indices[:, : max(1, n - f)]
         map_NN = gram.squares.new_zeros((n, n))
         return map_NN.scatter_(1, nearest_NK, 1.0 / nearest_NK.shape[1])
