@@ -104,7 +104,7 @@ def restore(into: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """A safetensors file, written tensor by tensor: the library's own writer holds a second copy of all of them."""
-    codes = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64"}
+    codes = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.int32": "I32"}
     header: dict[str, Any] = {"__metadata__": metadata}
     position = 0
     for name, tensor in tensors.items():

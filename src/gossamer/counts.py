@@ -21,6 +21,15 @@ class Counts:
     said_C: Array
     scores: Array
     labels: Array
+    aimed: int = 0
+    """Items that an attack wants to be taken for something."""
+    hit: int = 0
+    """Those of them that are."""
+
+    @property
+    def success(self) -> float | None:
+        """The share of what an attack aims at that it gets."""
+        return self.hit / self.aimed if self.aimed else None
 
     @classmethod
     def none(cls, classes: int) -> Counts:
@@ -36,6 +45,8 @@ class Counts:
             self.said_C + other.said_C,
             np.concatenate([self.scores, other.scores]),
             np.concatenate([self.labels, other.labels]),
+            self.aimed + other.aimed,
+            self.hit + other.hit,
         )
 
     def metrics(self) -> dict[str, float | None]:

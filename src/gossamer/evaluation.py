@@ -6,6 +6,7 @@ training.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,11 +37,11 @@ def model_task(federation: Federation, node: int, round: int, before: bool = Fal
 
 
 def merge_models(federation: Federation, round: int, before: bool = False) -> None:
-    """Write the server's row, or without a server the mean of the nodes' rows, into `federation.merged` [D]."""
+    """Write the server's row, or without a server the mean of the honest nodes' rows, into `federation.merged` [D]."""
     if federation.has_server:
         federation.merged.copy_(federation.population.state["row"][0])
     else:
-        rows = (model_task(federation, node, round, before).row for node in range(federation.nodes))
+        rows = (model_task(federation, node, round, before).row for node in federation.placement.honest.tolist())
         federation.merged.copy_(folded_mean(rows))
 
 
@@ -79,13 +80,13 @@ def reestimate(federation: Federation, round: int) -> None:
 
 
 def disagreement(federation: Federation, round: int, before: bool = False) -> list[float]:
-    """||x_i - merged||^2 of every node over the trained columns, in float64.
+    """||x_i - merged||^2 of every honest node over the trained columns, in float64.
 
     Their mean is the consensus distance (Kong et al. 2021).
     """
     trained = slice(0, federation.layout.trainable)
     found = []
-    for node in range(federation.nodes):
+    for node in federation.placement.honest.tolist():
         apart_T = model_task(federation, node, round, before).row[trained] - federation.merged[trained]
         found.append(float(apart_T.double().square().sum()))
     return found
@@ -96,7 +97,7 @@ def layers(federation: Federation, round: int, before: bool = False) -> list[dic
     squared distance between them."""
     import torch
 
-    rows = [model_task(federation, node, round, before).row for node in range(federation.nodes)]
+    rows = [model_task(federation, node, round, before).row for node in federation.placement.honest.tolist()]
     found: list[dict[str, object]] = []
     for entry in federation.layout.entries:
         if not entry.trainable:
@@ -133,7 +134,8 @@ def evaluate_node(
         if not test:
             return validation, Counts.none(classes)
         inputs, labels = test_part(federation, 0, len(federation.test_items))
-        return validation, trainer.measure(at_node(federation, inputs, node), labels, classes)
+        found = trainer.measure(at_node(federation, inputs, node), labels, classes)
+        return validation, found + attacked(federation, node)
     except GossamerError:
         raise
     except Exception as error:
@@ -145,11 +147,24 @@ def evaluate_merged(federation: Federation, round: int, start: int, stop: int) -
     try:
         federation.resident.load(federation.merged)
         inputs, labels = test_part(federation, start, stop)
-        return federation.trainer.measure(inputs, labels, len(federation.shards.classes))
+        found = federation.trainer.measure(inputs, labels, len(federation.shards.classes))
+        return found + attacked(federation, -1) if start == 0 else found
     except GossamerError:
         raise
     except Exception as error:
         raise node_error(error, -1, round, "evaluate") from error
+
+
+def attacked(federation: Federation, node: int) -> Counts:
+    """How often the model in the resident module says what the attack wants it to."""
+    none = Counts.none(len(federation.shards.classes))
+    if federation.goals is None:
+        return none
+    inputs, goals = federation.goals
+    if node >= 0:
+        inputs = at_node(federation, inputs, node)
+    found = federation.trainer.measure(inputs, goals, len(federation.shards.classes))
+    return dataclasses.replace(none, aimed=int(found.true_C.sum()), hit=int(found.hits_C.sum()))
 
 
 def test_part(federation: Federation, start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from gossamer.experiment import Experiment
     from gossamer.schedules import Observed
+    from gossamer.topologies import Topology
 
 Array = np.ndarray[Any, Any]
 
@@ -50,8 +51,10 @@ class Exchange:
 class Exchanges:
     """The exchanges of one experiment on a graph, round by round."""
 
-    def __init__(self, experiment: Experiment, nodes: int, message_bytes: int) -> None:
-        self.schedule, self.topology = experiment.schedule, experiment.topology
+    def __init__(
+        self, experiment: Experiment, nodes: int, message_bytes: int, topology: Topology | None = None
+    ) -> None:
+        self.schedule, self.topology = experiment.schedule, topology or experiment.topology
         self.nodes, self.rounds, self.seed = nodes, experiment.rounds, experiment.seed
         self.method, self.clock, self.message_bytes = experiment.method, experiment.clock, message_bytes
         self.on_graph = experiment.method.world == "graph"

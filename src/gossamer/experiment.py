@@ -19,11 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gossamer.aggregators import Aggregator
 from gossamer.aggregators.mean import Mean
+from gossamer.attacks import Attack
+from gossamer.attacks.honest import Honest
 from gossamer.clocks import Clock
 from gossamer.clocks.rounds import Rounds
 from gossamer.data import Data, Normalise
 from gossamer.data.digits import Digits
 from gossamer.errors import ExperimentError
+from gossamer.hostile import Hostile
+from gossamer.hostile.nobody import Nobody
 from gossamer.learners import Learner
 from gossamer.learners.sgd import SGD
 from gossamer.methods import Method
@@ -134,6 +138,13 @@ class Experiment(Section):
     clock: Annotated[Clock, Choice()] = Rounds()
     aggregator: Annotated[Aggregator, Choice()] = Mean()
     transforms: tuple[Annotated[Transform, Choice()], ...] = ()
+    hostile: Annotated[Hostile, Choice()] = Nobody()
+    attack: Annotated[Attack, Choice()] = Honest()
+    root: int = Field(
+        default=0,
+        ge=0,
+        description="training items that the server holds itself, for rules that compare updates with its own",
+    )
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
     backend: Literal["auto", "eager", "parallel", "vmap"] = Field(
@@ -189,6 +200,7 @@ class Experiment(Section):
             )
         self._schedule_fits()
         self._clock_fits()
+        self._hostility_fits()
         if method.world == "server" and not self.init.shared:
             raise ExperimentError(
                 "init.shared = false needs nodes with models of their own, but a server's nodes start from its model; "
@@ -232,6 +244,42 @@ class Experiment(Section):
                 f"{what} asks for an all-reduce among all nodes, but topology.kind = '{self.topology.kind}' only joins "
                 "neighbours; set topology.all_to_all = true if any two nodes can talk, or end with "
                 "schedule.final = 'gossip'"
+            )
+
+    def _hostility_fits(self) -> None:
+        world, attack, hostile = self.method.world, self.attack, self.hostile
+        attacked = attack.kind != "honest"
+        if attacked and hostile.kind == "nobody":
+            raise ExperimentError(
+                f"attack.kind = '{attack.kind}' needs somebody to attack: set hostile = {{ count = 3 }}, or "
+                "hostile = { kind = 'sybils', attack_edges = 1 } on a graph"
+            )
+        if hostile.kind != "nobody" and (world == "alone" or self.method.pools_data):
+            raise ExperimentError(
+                f"hostile.kind = '{hostile.kind}': with method.kind = '{self.method.kind}' nobody hears anybody; use a "
+                "method with a server or for graphs"
+            )
+        if world != "graph" and (attack.knows == "neighbourhood" or attack.aim == "neighbour"):
+            raise ExperimentError(
+                f"attack.kind = '{attack.kind}' is made for neighbours on a graph, and with a server there are "
+                "none; use a method for graphs such as 'dsgd', or attack.aim = 'all'"
+            )
+        if hostile.many_names and self.nodes is None:
+            raise ExperimentError("hostile.kind = 'sybils' needs nodes = ..., the number of honest ones")
+        if self.clock.kind == "events" and (attack.forges or hostile.many_names or self.aggregator.history):
+            what = f"aggregator.kind = '{self.aggregator.kind}'" if self.aggregator.history else "forged messages"
+            raise ExperimentError(
+                f"clock.kind = 'events': {what} need rounds; use clock = 'rounds', or an attack on the data only"
+            )
+        if self.aggregator.trusts and world == "server" and not self.root:
+            raise ExperimentError(
+                f"aggregator.kind = '{self.aggregator.kind}' compares updates with the server's own: set "
+                "root = 100, the number of training items that the server holds"
+            )
+        if self.root and not (self.aggregator.trusts and world == "server"):
+            raise ExperimentError(
+                f"root = {self.root}: aggregator.kind = '{self.aggregator.kind}' "
+                f"{'makes no use of items at the server' if world == 'server' else 'has no server'}; set it to 0"
             )
 
     def _clock_fits(self) -> None:
@@ -294,6 +342,8 @@ def with_default_kinds(table: dict[str, Any]) -> dict[str, Any]:
     for key, value in table.items():
         field = Experiment.model_fields.get(key)
         default = getattr(field.default, "kind", None) if field else None
+        if default == "nobody":
+            continue  # A table says who is hostile, if it says anything.
         if default and isinstance(value, dict) and not value.keys() & {"kind", "file"}:
             filled[key] = {"kind": default, **value}
     return filled

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer import wire
+from gossamer.adversary import Adversary
 from gossamer.errors import ExperimentError, GossamerError, NodeError, node_error
 from gossamer.exchanges import Exchanges
 from gossamer.groundwork import (
@@ -24,9 +25,12 @@ from gossamer.groundwork import (
     initial_module,
     load_dataset,
     setup_bytes,
+    travelling,
 )
+from gossamer.histories import histories_of
 from gossamer.methods import Inbox, Result, Task, View
 from gossamer.operations import survey
+from gossamer.placement import besieged
 from gossamer.population import Population, as_dtype, shared
 from gossamer.randomness import generator
 from gossamer.resident import Resident
@@ -76,7 +80,7 @@ class Federation:
         self.experiment, self.method = experiment, experiment.method
         dtype = as_dtype(experiment.dtype)
         dataset = load_dataset(experiment)
-        self.shards, self.licence = deal(experiment, dataset), dataset.licence
+        (self.shards, self.placement), self.licence = deal(experiment, dataset), dataset.licence
         del dataset  # The raw items, which are as large as the dealt ones.
         self.nodes = len(self.shards.train)
         self.has_server = self.method.world == "server"
@@ -111,11 +115,14 @@ class Federation:
         self.setup_bytes = setup_bytes(experiment, module, self.context)
         """Bytes that one node gets before the first round: the frozen part, and what the others tell it."""
         self.stages, down = first_messages(experiment, self.context, shared_row)
-        self.up_bytes, self.down_bytes = wire.size(self.stages[-1]), wire.size(down)
-        self.exchanges = Exchanges(experiment, self.nodes, self.up_bytes)
+        self.up_bytes, self.down_bytes = wire.size(travelling(experiment, self.stages[-1])), wire.size(down)
+        self.exchanges = Exchanges(experiment, self.nodes, self.up_bytes, besieged(experiment.topology, self.placement))
         self.exchanges.check()
         self.received_like = self._decoded(self.stages[-1])
         """A message as its receiver sees it: names, shapes and types."""
+        on_graph = self.method.world == "graph"
+        self.adversary = Adversary(experiment, self.placement, self.population, self.received_like, on_graph)
+        self.histories = histories_of(experiment, self.nodes, self.received_like)
         self.sent: dict[str, Tensor] = {}
         self.exact: dict[str, Tensor] = {}
         if not self.folds and experiment.clock.kind != "events":
@@ -137,20 +144,30 @@ class Federation:
             self.pending = shared(needs.mail, shared_row.new_empty(4, dtype=as_dtype("float64")))
         self.merged = shared(1, self.resident.row)[0]
         evaluated = experiment.evaluate.nodes
-        self.evaluated = np.arange(self.nodes)
-        if evaluated != "all" and int(evaluated) < self.nodes:
+        self.evaluated = self.placement.honest
+        """Nodes that are measured; what hostile ones make of what they hear is nobody's concern."""
+        if evaluated != "all" and int(evaluated) < len(self.evaluated):
             rng = generator(experiment.seed, "evaluated nodes")
-            self.evaluated = np.sort(rng.choice(self.nodes, size=int(evaluated), replace=False))
+            self.evaluated = np.sort(rng.choice(self.evaluated, size=int(evaluated), replace=False))
+        self.trusted: dict[str, Tensor] = {}
+        """What the server's own items make of its model in the round."""
+        if experiment.root and self.population.own:
+            raise ExperimentError(
+                f"root = {experiment.root}: method.kind = '{self.method.kind}' keeps a state at every node, which the "
+                "server's own items have none of; use a method without, such as 'fedavg'"
+            )
         self.test_items = np.arange(len(self.shards.test_labels))
         count = experiment.evaluate.items
         if count != "all" and int(count) < len(self.test_items):
             rng = generator(experiment.seed, "test items")
             self.test_items = np.sort(rng.choice(len(self.test_items), size=int(count), replace=False))
+        self.goals = goals_of(experiment, self.items, self.test_items)
+        """What the success of the attack is measured on: inputs and the classes it wants them to be taken for."""
 
     @property
     def folds(self) -> bool:
         """Whether messages are folded into one running mean as they arrive (a server with a linear aggregator)."""
-        return self.has_server and self.experiment.aggregator.linear
+        return self.has_server and self.experiment.aggregator.linear and not self.adversary.active
 
     @property
     def merges(self) -> bool:
@@ -172,10 +189,15 @@ class Federation:
 
     def tensors(self) -> dict[str, Tensor]:
         """The complete state of a run: the population, and by the clock all that is on its way."""
-        if self.experiment.clock.kind != "events":
-            return self.population.tensors()
-        return {
+        lasting = {
             **self.population.tensors(),
+            **{f"attack.{name}": rows for name, rows in self.adversary.memory.items()},
+            **(self.histories.tensors() if self.histories else {}),
+        }
+        if self.experiment.clock.kind != "events":
+            return lasting
+        return {
+            **lasting,
             **{f"snapshot.{name}": slots for name, slots in self.snapshots.items()},
             **{f"mail.{name}": slots for name, slots in self.mail.items()},
             "pending": self.pending,
@@ -286,6 +308,13 @@ class Federation:
         weights_N = torch.tensor(weights, dtype=torch.float64)
         return self.experiment.aggregator.finish(mixed_D, stats_NS, weights_N, own, self.layout)
 
+    def train_root(self, round: int) -> None:
+        """What the server's own items make of its model, as a node would send it."""
+        view = View(-1, round, self.context, len(self.shards.root), 1)
+        task = self.method.prepare({}, self.down(-1, view), view)
+        outbox, _ = self.method.finish(task, self.trainer.train(task, -1, round), {}, view)
+        self.trusted = {name: value.clone() for name, value in self.travelled(outbox.common).items()}
+
     # ---- merging -----------------------------------------------------------------------------------------------
 
     def merge(self, receiver: int, inbox: Inbox, view: View) -> None:
@@ -298,8 +327,9 @@ class Federation:
             raise
         except Exception as error:
             raise node_error(error, receiver, view.round + 1, "merge") from error
+        hostile = receiver >= 0 and bool(self.placement.is_hostile[receiver])
         for name, value in changed.items():
-            if not math.isfinite(float(value.sum())):
+            if not math.isfinite(float(value.sum())) and not hostile:
                 reason = f"its '{name}' holds NaN or infinity after aggregator '{self.experiment.aggregator.kind}'"
                 raise NodeError(receiver, view.round + 1, "merge", reason)
 
@@ -318,3 +348,17 @@ class Federation:
             raise NodeError(
                 node, round, "merge", f"{where} '{name}' holds NaN or infinity; lower learner.lr or clip gradients"
             )
+
+
+def goals_of(experiment: Experiment, items: NodeItems, test_items: Array) -> tuple[Tensor, Tensor] | None:
+    """Test inputs as the attack shows them, and the classes that it wants them to be taken for; None: it has no aim."""
+    import torch
+
+    if experiment.hostile.kind == "nobody":
+        return None
+    chosen = torch.from_numpy(test_items)
+    inputs, labels = items.test_inputs[chosen].numpy(), items.test_labels[chosen].numpy()
+    found = experiment.attack.succeeded(inputs, labels) if labels.ndim == 1 else None
+    if found is None or not len(found[0]):
+        return None
+    return torch.from_numpy(np.ascontiguousarray(found[0])), torch.from_numpy(np.asarray(found[2], np.int64))

@@ -5,15 +5,20 @@ A federation is built from these, and so is a plan, which needs no weights: all 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gossamer import wire
 from gossamer.errors import ExperimentError, GossamerError
 from gossamer.methods import Context, Result, View
+from gossamer.placement import place
+from gossamer.poisoning import poisoned
 from gossamer.preprocessing import shard
-from gossamer.randomness import torch_seeded
+from gossamer.randomness import generator, torch_seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from gossamer.data import Dataset
     from gossamer.experiment import Experiment
     from gossamer.layout import Layout
+    from gossamer.placement import Placement
     from gossamer.preprocessing import Shards
     from gossamer.wire import Message
 
@@ -31,18 +37,27 @@ def load_dataset(experiment: Experiment) -> Dataset:
     return experiment.data.load(Path(folder).expanduser() if folder else None)
 
 
-def deal(experiment: Experiment, dataset: Dataset) -> Shards:
-    """Who holds what, preprocessed."""
-    return shard(
+def deal(experiment: Experiment, dataset: Dataset) -> tuple[Shards, Placement]:
+    """Who holds what, preprocessed, and who is hostile; the host of Sybils holds a share as every node does."""
+    nodes, sybils = experiment.nodes, experiment.hostile.many_names
+    shards = shard(
         dataset,
         experiment.partition,
-        experiment.nodes,
+        nodes + 1 if nodes is not None and sybils else nodes,
         experiment.preprocess,
         experiment.validation,
         experiment.seed,
         experiment.dtype,
         pool=experiment.method.pools_data,
     )
+    placement = place(experiment, len(shards.train) - sybils)
+    if experiment.root:
+        pool = np.setdiff1d(np.arange(len(shards.labels)), np.concatenate(shards.validation))
+        if experiment.root > len(pool):
+            raise ExperimentError(f"root = {experiment.root}: there are only {len(pool)} training items")
+        root = generator(experiment.seed, "root").choice(pool, size=experiment.root, replace=False)
+        shards = dataclasses.replace(shards, root=np.sort(root))
+    return poisoned(shards, experiment.attack, placement, experiment.seed), placement
 
 
 def initial_module(experiment: Experiment, shape: tuple[int, ...], classes: int, node: int = -1) -> nn.Module:
@@ -139,6 +154,19 @@ def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> t
     for transform in experiment.transforms:
         stages.append(transform.forward(stages[-1]))
     return stages, down if method.world == "server" else {}
+
+
+def travelling(experiment: Experiment, message: Message) -> Message:
+    """An encoded message with the record of another node that a rule with gossiped histories sends along.
+
+    The record has a place of its own in every message, whether or not there is one to send: who is told nothing shows.
+    """
+    import torch
+
+    if experiment.aggregator.history != "gossiped" or experiment.method.world != "graph":
+        return message
+    about = torch.zeros(3, dtype=torch.int64, device=next(iter(message.values())).device)
+    return {**message, **{f"record.{name}": value for name, value in message.items()}, "record.about": about}
 
 
 def corrects(experiment: Experiment, row_D: Tensor, layout: Layout) -> bool:

@@ -63,7 +63,8 @@ def measure(federation: Federation, backend: Backend, rounds_done: int, before: 
         total = len(federation.test_items)
         jobs += [Job(-1, rounds_done, True, start, min(start + PART, total)) for start in range(0, total, PART)]
         if not federation.has_server:
-            apart = dict(enumerate(disagreement(federation, rounds_done, before)))
+            honest = federation.placement.honest.tolist()
+            apart = dict(zip(honest, disagreement(federation, rounds_done, before), strict=True))
             if federation.experiment.evaluate.layers:
                 by_layer = layers(federation, rounds_done, before)
         reestimate(federation, rounds_done)
@@ -103,15 +104,19 @@ def lines(
                 line |= {"bytes_sent": int(received_N.sum()), "bytes_received": int(sent_N.sum())}
         for part, counts in zip(("validation", "test"), measured.counts.get(node, ()), strict=False):
             line |= {f"{part}_{name}": value for name, value in counts.metrics().items()}
+            if part == "test":
+                line["attack_success"] = counts.success
         found.append(line)
     return found
 
 
 def training_means(federation: Federation, result: Round) -> dict[str, float]:
-    """Mean training loss and accuracy over the participants, weighted by their training items (NaN without steps)."""
-    sizes = [federation.shards.sizes[outcome.node] for outcome in result.outcomes]
+    """Mean training loss and accuracy over the honest participants, weighted by their training items (NaN without
+    steps)."""
+    honest = [outcome for outcome in result.outcomes if not federation.placement.is_hostile[outcome.node]]
+    sizes = [federation.shards.sizes[outcome.node] for outcome in honest]
     total = sum(sizes)
-    weighted = [(size / total, outcome) for size, outcome in zip(sizes, result.outcomes, strict=True)]
+    weighted = [(size / total, outcome) for size, outcome in zip(sizes, honest, strict=True)]
     return {
         "train_loss": math.fsum(w * o.loss for w, o in weighted) if total else math.nan,
         "train_accuracy": math.fsum(w * o.accuracy for w, o in weighted) if total else math.nan,

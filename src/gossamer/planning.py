@@ -23,9 +23,12 @@ from gossamer.groundwork import (
     initial_module,
     load_dataset,
     setup_bytes,
+    travelling,
 )
+from gossamer.histories import history_bytes
 from gossamer.memory import proportional_set_size
 from gossamer.mixing import edges_of
+from gossamer.placement import besieged, majority_warning
 from gossamer.schedules import ALL
 from gossamer.traffic import traffic
 from gossamer.training import evaluation_batch
@@ -37,7 +40,9 @@ if TYPE_CHECKING:
     from gossamer.layout import Layout
     from gossamer.methods import Context
     from gossamer.operations import Needs
+    from gossamer.placement import Placement
     from gossamer.preprocessing import Shards
+    from gossamer.topologies import Topology
 
 WORKER_BYTES = 20 * 2**20
 """Private memory of a forked worker beyond its model and activations: its heap, and the pages it touches (measured)."""
@@ -75,6 +80,8 @@ class Plan:
     """Whether transfers and bytes are upper bounds, since the schedule looks at the models."""
     memory_bytes: dict[str, int]
     graph: GraphFacts | None
+    hostile: tuple[int, ...]
+    """Hostile nodes, and under a Sybil attack the attacker's identities, which come after all nodes."""
     backend: str
     warnings: tuple[str, ...]
 
@@ -95,7 +102,7 @@ def plan(experiment: Experiment) -> Plan:
     from gossamer.population import as_dtype
 
     _warm_up()
-    shards = deal(experiment, load_dataset(experiment))
+    shards, placement = deal(experiment, load_dataset(experiment))
     gc.collect()
     base = _INTERPRETER.setdefault(experiment.data.kind, max(0, proportional_set_size() - _data_bytes(shards)))
     module, layout = _on_meta(experiment, shards)
@@ -103,16 +110,17 @@ def plan(experiment: Experiment) -> Plan:
     context = context_of(experiment, shards, layout)
     row_D = torch.empty(layout.size, dtype=as_dtype(experiment.dtype), device="meta")
     stages, down = first_messages(experiment, context, row_D)
-    up_bytes, down_bytes = wire.size(stages[-1]), wire.size(down)
+    up_bytes, down_bytes = wire.size(travelling(experiment, stages[-1])), wire.size(down)
+    graph_of_all = besieged(experiment.topology, placement)
     frozen = setup_bytes(experiment, module, context) * nodes
     steps = [experiment.learner.steps_for(size) for size in shards.sizes]
-    sent = traffic(experiment, nodes, steps, up_bytes, down_bytes)
+    sent = traffic(experiment, nodes, steps, up_bytes, down_bytes, graph_of_all)
     graph = None
     if experiment.method.world == "graph":
         # At the share that the schedule uses, where it uses one only.
         shares = {share for share in _intensities(experiment) if 0 < share <= 1}
         share = shares.pop() if len(shares) == 1 else 1.0
-        graph = describe(experiment.topology, nodes, experiment.seed, share)
+        graph = describe(graph_of_all, nodes, experiment.seed, share)
     processes = _processes(experiment)
     return Plan(
         experiment=experiment,
@@ -131,10 +139,13 @@ def plan(experiment: Experiment) -> Plan:
         needs=sent.needs,
         intensities=_intensities(experiment),
         at_most=experiment.schedule.looks,
-        memory_bytes=_memory(experiment, shards, module, context, row_D, stages[0], base, processes, sent.needs),
+        memory_bytes=_memory(
+            experiment, shards, module, context, row_D, stages[0], base, processes, sent.needs, graph_of_all
+        ),
         graph=graph,
         backend=experiment.backend,
-        warnings=tuple(_warnings(experiment, shards, graph)),
+        hostile=tuple(placement.hostile.tolist()),
+        warnings=tuple(_warnings(experiment, shards, graph, placement)),
     )
 
 
@@ -200,6 +211,7 @@ def _memory(
     base: int,
     processes: int,
     needs: Needs | None,
+    topology: Topology,
 ) -> dict[str, int]:
     """Expected peak, by part."""
     method, nodes, layout = experiment.method, context.nodes, context.layout
@@ -215,7 +227,7 @@ def _memory(
     else:
         population += nodes * sum(size.values()) * (2 if experiment.transforms and method.world == "graph" else 1)
         if method.world == "graph":
-            edges = len(edges_of(experiment.topology, nodes, experiment.seed))
+            edges = len(edges_of(topology, nodes, experiment.seed))
             population += receivers_at_once(nodes, edges + nodes) * sum(size.values())
     slots = experiment.learner.fresh(row_D[: layout.trainable])
     model = 2 * row_D.numel() * row_D.element_size() + _nbytes(slots) + frozen_bytes(module, layout)
@@ -228,6 +240,7 @@ def _memory(
         "interpreter": base,
         "data": _data_bytes(shards),
         "population": population,
+        "histories": history_bytes(experiment, nodes, max(size.values())),
         "models and activations": (processes + 1) * model + max(1, processes) * work,
         "workers": processes * WORKER_BYTES,
     }
@@ -280,8 +293,12 @@ def _activations(module: nn.Module, shards: Shards, batch: int) -> tuple[int, in
     return sum(sizes) * batch // count_items, max(sizes) * batch // count_items
 
 
-def _warnings(experiment: Experiment, shards: Shards, graph: GraphFacts | None) -> list[str]:
+def _warnings(experiment: Experiment, shards: Shards, graph: GraphFacts | None, placement: Placement) -> list[str]:
     found = []
+    if graph is not None and len(placement.hostile):
+        edges_E2 = edges_of(besieged(experiment.topology, placement), placement.nodes, experiment.seed)
+        if warning := majority_warning(edges_E2, placement):
+            found.append(warning)
     if graph is not None and graph.warning:
         found.append(graph.warning)
     if graph is not None and (caveat := experiment.topology.caveat(graph.nodes)):

@@ -137,7 +137,7 @@ def families() -> dict[str, type[Plug]]:
         if info.ispkg:
             package = importlib.import_module(f"gossamer.{info.name}")
             for _, cls in inspect.getmembers(package, inspect.isclass):
-                if Plug in cls.__bases__ and cls.__module__ == package.__name__:
+                if issubclass(cls, Plug) and Plug in cls.__bases__ and cls.__module__ == package.__name__:
                     found[info.name] = cls
     return found
 

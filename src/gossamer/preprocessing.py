@@ -7,7 +7,7 @@ tables [M, F]). A node's validation part measures how well its model generalises
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +54,12 @@ class Shards:
     normalised with pooled statistics into node i's own view of it."""
     histogram_NC: Array
     """Labels among each node's training items, int64 (of an epoch, expected and rounded, where nodes draw)."""
+    root: Array = field(default_factory=lambda: np.empty(0, np.int64))
+    """Items that the server holds itself."""
+
+    def items_of(self, node: int) -> Array:
+        """The training items of a node, or (node = -1) of the server."""
+        return self.train[node] if node >= 0 else self.root
 
 
 def shard(

@@ -39,6 +39,7 @@ METRICS: dict[str, str] = {
         for part in ("validation", "test")
         for name in ("loss", "accuracy", "balanced_accuracy", "f1", "auc")
     },
+    "attack_success": "float64",
     "bytes_sent": "int64",
     "bytes_received": "int64",
     "disagreement": "float64",
@@ -56,6 +57,10 @@ ROUNDS: dict[str, str] = {
     "simulated_seconds": "float64",
     "consensus_distance": "float64",
     "mergeability_gap": "float64",
+    "rejected": "int32",
+    "hostile_weight": "float64",
+    "honest_cosine": "float64",
+    "kappa": "float64",
     "seconds_train": "float64",
     "seconds_exchange": "float64",
     "seconds_merge": "float64",
@@ -64,7 +69,8 @@ ROUNDS: dict[str, str] = {
 }
 """Columns of the table of rounds. Bytes are those of the round, both directions counted once each (round 1 includes
 the set-up message); transfers are models sent in the round; simulated seconds are those since the start;
-`seconds_checkpoint` is of the checkpoint saved before the round."""
+`seconds_checkpoint` is of the checkpoint saved before the round. Rejected are messages that no receiver could use; what
+attacks did to the results of a round that is measured (`gossamer.engines.robustness`) is null without hostile nodes."""
 
 
 LAYERS: dict[str, str] = {

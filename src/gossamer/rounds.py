@@ -27,6 +27,7 @@ from gossamer.evaluation import merge_models, reestimate
 from gossamer.experiment import Experiment
 from gossamer.identity import about, same_experiment, same_world
 from gossamer.measuring import Measured, lines, measure, training_means
+from gossamer.placement import majority_warning
 from gossamer.record import TABLES, Lock, Record, clean_up, read_json, read_table, write_json
 from gossamer.runs import Run, open_run, write_model
 
@@ -211,6 +212,7 @@ class _Loop:
             due = last or (every > 0 and (round + 1) % every == 0)
             early, measured, seconds_evaluate = experiment.evaluate.before_exchange, Measured(), 0.0
             result = engine.train(round)
+            result.watched = due and len(federation.placement.hostile) > 0
             if not early:
                 engine.exchange(result)
             if due:
@@ -235,6 +237,10 @@ class _Loop:
                     "simulated_seconds": result.clock,
                     "consensus_distance": measured.consensus_distance,
                     "mergeability_gap": measured.mergeability_gap,
+                    "rejected": result.rejected,
+                    "hostile_weight": result.robustness.get("hostile_weight"),
+                    "honest_cosine": result.robustness.get("cosine"),
+                    "kappa": result.robustness.get("kappa"),
                     **{f"seconds_{phase}": value for phase, value in result.seconds.items()},
                     "seconds_evaluate": seconds_evaluate,
                     "seconds_checkpoint": seconds_saving,
@@ -349,10 +355,13 @@ class _Loop:
 
         if self.federation.method.world != "graph":
             return
+        placement = self.federation.placement
         if caveat := self.experiment.topology.caveat(self.federation.nodes):
             self.warn(caveat)
         if self.experiment.topology.varies:
             return
+        if warning := majority_warning(self.federation.exchanges.links(0), placement):
+            self.warn(warning)
         parts = components(self.federation.exchanges.links(0), self.federation.nodes)
         if len(parts) > 1:
             sizes = ", ".join(str(len(p)) for p in sorted(parts, key=len))

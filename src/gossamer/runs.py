@@ -107,13 +107,16 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """The figures of the last evaluation: accuracy, worst node, merged model, bytes, seconds."""
-        columns = self.metrics.select(["round", "node", "test_accuracy", "validation_accuracy"]).to_pydict()
+        names = ["round", "node", "test_accuracy", "validation_accuracy", "attack_success"]
+        columns = self.metrics.select([name for name in names if name in self.metrics.column_names]).to_pydict()
+        columns.setdefault("attack_success", [None] * len(columns["round"]))  # A run of an earlier version.
         rows = list(zip(*columns.values(), strict=True))
-        last = max((r for r, _, test, _ in rows if test is not None), default=None)
+        last = max((row[0] for row in rows if row[2] is not None), default=None)
         final = [row for row in rows if row[0] == last]
-        own = [test for _, node, test, _ in final if node >= 0 and test is not None]
-        merged = next((test for _, node, test, _ in final if node == -1), None)
-        validation = [v for _, node, _, v in final if node >= 0 and v is not None]
+        own = [test for _, node, test, _, _ in final if node >= 0 and test is not None]
+        merged = next((test for _, node, test, _, _ in final if node == -1), None)
+        validation = [v for _, node, _, v, _ in final if node >= 0 and v is not None]
+        successes = [s for _, node, _, _, s in final if (node >= 0 or not own) and s is not None]
         rounds = self.rounds.to_pydict()
         distance = [d for d in rounds["consensus_distance"] if d is not None]
         return {
@@ -121,6 +124,7 @@ class Run:
             "worst_node": min(own) if own else None,
             "merged_accuracy": merged,
             "validation_accuracy": sum(validation) / len(validation) if validation else None,
+            "attack_success": sum(successes) / len(successes) if successes else None,
             "consensus_distance": distance[-1] if distance else None,
             "bytes": sum(rounds["bytes"]),
             "transfers": sum(count or 0 for count in rounds["transfers"]),

@@ -18,6 +18,7 @@ from gossamer.simulation import simulate
 if TYPE_CHECKING:
     from gossamer.experiment import Experiment
     from gossamer.operations import Operation
+    from gossamer.topologies import Topology
 
 Array = np.ndarray[Any, Any]
 
@@ -38,7 +39,14 @@ class Traffic:
     """What an asynchronous run needs."""
 
 
-def traffic(experiment: Experiment, nodes: int, steps_N: Sequence[int], up_bytes: int, down_bytes: int) -> Traffic:
+def traffic(
+    experiment: Experiment,
+    nodes: int,
+    steps_N: Sequence[int],
+    up_bytes: int,
+    down_bytes: int,
+    topology: Topology | None = None,
+) -> Traffic:
     """What an experiment will send: exactly, or as much as it may ask for under a schedule that looks at the models.
 
     Raises ExperimentError where its exchanges cannot be.
@@ -46,7 +54,7 @@ def traffic(experiment: Experiment, nodes: int, steps_N: Sequence[int], up_bytes
     if experiment.clock.kind == "events":
         return _by_the_clock(experiment, nodes, steps_N, up_bytes, down_bytes)
     world, schedule, seed = experiment.method.world, experiment.schedule, experiment.seed
-    exchanges = Exchanges(experiment, nodes, up_bytes)
+    exchanges = Exchanges(experiment, nodes, up_bytes, topology)
     exchanges.check()
     transfers: list[int] = []
     sizes: list[int] = []

@@ -158,9 +158,9 @@ class NodeItems:
         """Index tensors into `inputs`, one for each step of this node and round."""
         import torch
 
-        if self.shards.draw_NC is not None:
+        if self.shards.draw_NC is not None and node >= 0:
             return torch.from_numpy(self._draw(seed, node, round, learner, steps)).unbind(0)
-        items = self.shards.train[node]
+        items = self.shards.items_of(node)
         order, sizes = _order(generator(seed, "batches", node, round), len(items), learner, steps)
         mine = torch.from_numpy(items[order])
         return [mine] if len(sizes) == 1 else torch.split(mine, sizes) if sizes else []

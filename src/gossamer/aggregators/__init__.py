@@ -14,7 +14,7 @@ A rule is a function of arrays too: `Krum(f=1)(vectors)` takes and returns NumPy
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -206,6 +206,41 @@ class GramRule(Robust):
 
     def coefficients(self, gram: Gram, weights_N: Tensor, f: int, own: int | None) -> Tensor:
         """[N] in float64: the result is sum_i a_i x_i. `own` is the place of the receiver's own, on a graph."""
+        raise NotImplementedError
+
+
+class Remembering(GramRule):
+    """Base of the rules that compare what senders sent over many rounds."""
+
+    remember: Literal["models", "updates"] = Field(
+        default="models",
+        description="on a graph: the last model of each sender, or the sum of what its local work changed; at a server "
+        "it is always the sum of its changes",
+    )
+
+    def coefficients_of(self, history: Gram, weights_N: Tensor, own: int | None) -> Tensor:
+        """The coefficients [N] of the updates from the histories of their N senders."""
+        raise NotImplementedError
+
+    def merge(
+        self, updates_ND: Tensor, trust_N: Tensor, own: int | None = None, layout: Layout | None = None
+    ) -> Tensor:
+        """One update [D] from updates and how much each is trusted."""
+        return combined(updates_ND, trust_N / trust_N.sum())
+
+
+class Gossiping(Remembering):
+    """Base of those whose receivers tell each other what they know of others."""
+
+    history: ClassVar[str] = "gossiped"
+
+    decay: float = Field(default=0.8, ge=0, description="lambda: how much rather records of near nodes are passed on")
+    versions: int = Field(
+        default=8, ge=2, description="records kept in memory for each node, of all versions together; the oldest go"
+    )
+
+    def trust(self, history: Gram, heard: int) -> Tensor:
+        """Trust [heard], at most 1, in the first of the histories, those of the senders that are heard."""
         raise NotImplementedError
 
 

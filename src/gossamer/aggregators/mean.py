@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gossamer.aggregators import Aggregator
+from gossamer.errors import AggregationError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,7 +14,15 @@ if TYPE_CHECKING:
 
 
 class Mean(Aggregator):
-    """Weighted mean: sum_i w_i x_i / sum_i w_i. One liar moves it anywhere (breakdown point 0)."""
+    """Weighted mean: sum_i w_i x_i / sum_i w_i. One liar moves it anywhere (breakdown point 0).
+
+    Raises AggregationError where an update holds NaN or infinity.
+
+        >>> import numpy as np
+        >>> from gossamer.aggregators import Mean
+        >>> Mean()(np.array([[1.0, 2.0], [4.0, 8.0]]), weights=[2, 1])
+        array([2., 4.])
+    """
 
     source: ClassVar[str] = "McMahan et al. 2017, Algorithm 1"
     linear: ClassVar[bool] = True
@@ -24,4 +33,12 @@ class Mean(Aggregator):
         self, updates_ND: Tensor, weights_N: Tensor, own_D: Tensor | None = None, layout: Layout | None = None
     ) -> Tensor:
         weights_N = weights_N.to(updates_ND.dtype)
-        return (weights_N @ updates_ND) / weights_N.sum()
+        mean_D = (weights_N @ updates_ND) / weights_N.sum()
+        if not mean_D.isfinite().all():
+            finite_N = updates_ND.isfinite().all(1).tolist()
+            if False in finite_N:
+                raise AggregationError(
+                    f"update {finite_N.index(False)} of {len(finite_N)} (counted from 0) holds NaN or infinity, which "
+                    "no mean withstands; a robust rule such as 'median' drops it"
+                )
+        return mean_D

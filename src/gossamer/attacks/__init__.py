@@ -83,6 +83,9 @@ class Attack(Plug):
     """Whether it changes the data that hostile nodes train on."""
     forges: ClassVar[bool] = False
     """Whether it changes what they send."""
+    frames: ClassVar[bool] = False
+    """Whether they forge what nodes tell each other about others (SybilWall's gossip), so that honest ones are
+    distrusted."""
 
     aim: Literal["all", "neighbour"] = Field(
         default="all",
@@ -95,6 +98,10 @@ class Attack(Plug):
         The arrays are copies. Raises ExperimentError where the data is not what the attack is for.
         """
         return inputs_M, labels_M
+
+    def recruits(self, labels_M: Array) -> Array:
+        """Places of other nodes' training items, by their labels, that hostile nodes hold besides their own."""
+        return np.empty(0, np.int64)
 
     def memory(self, row_D: Tensor) -> dict[str, Tensor]:
         """What one hostile node remembers from round to round, as it is before the first."""

@@ -25,6 +25,12 @@ class Round:
         self.received_N = np.zeros(nodes, np.int64)
         self.lost_bytes = 0
         """Bytes that a server sent in vain."""
+        self.watched = False
+        """Whether it is measured what attacks do to the results."""
+        self.rejected = 0
+        """Messages that no receiver could use."""
+        self.robustness: dict[str, float] = {}
+        """What attacks did to the results, means over the honest receivers."""
         self.clock = 0.0
         """Simulated seconds since the start of the run, at the end of the round."""
         self.seconds = {"train": 0.0, "exchange": 0.0, "merge": 0.0}

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gossamer.adversary import Struck
 from gossamer.engines import Round
-from gossamer.engines.local import by_rule
+from gossamer.engines.receiving import Receiving
 from gossamer.federation import Outcome, Work
 from gossamer.methods import Inbox
 from gossamer.operations import Apply, Exchange, Finished, Lost, Merge, Mix, Send, Start
@@ -158,9 +159,9 @@ class Events:
         if not rule.linear:
             updates_ND = torch.stack([value.flatten() for value, _ in parts])
             weights_N = torch.tensor([weight for _, weight in parts], dtype=torch.float64)
-            return by_rule(federation, updates_ND, weights_N, parts[own][0].flatten(), node, round).view(
-                parts[own][0].shape
-            )
+            own_D, nobody = parts[own][0].flatten(), np.empty(0, np.int64)
+            merged_D = Receiving(federation, round, Struck()).by_rule(updates_ND, weights_N, own_D, node, nobody)
+            return merged_D.view(parts[own][0].shape)
         out = torch.mul(parts[0][0], parts[0][1])
         for value, weight in parts[1:]:
             out.add_(value, alpha=weight)
@@ -189,7 +190,9 @@ class Events:
                 scaled = [slots[slot] * factor for slot, factor in zip(operation.slots, factors, strict=True)]
                 updates_ND = torch.stack([value.flatten() for value in scaled])
                 weights_N = torch.tensor(weights, dtype=torch.float64)
-                fields[name] = by_rule(federation, updates_ND, weights_N, None, -1, round).view(slots.shape[1:])
+                nobody = np.empty(0, np.int64)
+                merged_D = Receiving(federation, round, Struck()).by_rule(updates_ND, weights_N, None, -1, nobody)
+                fields[name] = merged_D.view(slots.shape[1:])
         inbox = Inbox(fields, len(outcomes), float(sum(weights)), staleness=operation.staleness)
         senders = np.array(sorted(set(operation.senders)))
         federation.merge(-1, inbox, federation.view(-1, round, senders))

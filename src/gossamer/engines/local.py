@@ -7,16 +7,21 @@ one mean for everybody.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gossamer.adversary import Struck, require_finite
 from gossamer.clocks import round_seconds
 from gossamer.engines import Round
-from gossamer.errors import ExperimentError, GossamerError, NodeError, node_error
+from gossamer.engines.receiving import Receiving, place_of
+from gossamer.engines.robustness import Watch
+from gossamer.errors import ExperimentError, NodeError
 from gossamer.evaluation import model_task
+from gossamer.histories import Gossiped
 from gossamer.methods import Inbox
 from gossamer.mixing import mix
 from gossamer.population import Fold
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 
     from gossamer.backends import Backend
     from gossamer.exchanges import Exchange
-    from gossamer.federation import Federation
+    from gossamer.federation import Federation, Outcome
     from gossamer.topologies import Array
 
 RECEIVERS = 16
@@ -50,11 +55,13 @@ class Local:
         result = Round(round, participants, federation.nodes)
         self._folds = {}
         clock = time.perf_counter()
-        for outcome, message in self.backend.train(round, participants):
+        for outcome, message in self.backend.train(round, federation.placement.trainers(participants)):
             result.outcomes.append(outcome)
             if federation.folds:
                 for name, value in message.items():
                     self._folds.setdefault(name, Fold()).add(value, outcome.weight)
+        if federation.placement.host >= 0:
+            result.outcomes = named(federation, result.outcomes, participants)
         result.seconds["train"] = time.perf_counter() - clock
         return result
 
@@ -94,13 +101,59 @@ class Local:
         )
 
 
+def named(federation: Federation, outcomes: list[Outcome], participants: Array) -> list[Outcome]:
+    """The outcomes of all participants, those of Sybil identities being their host's."""
+    by_node = {outcome.node: outcome for outcome in outcomes}
+    host = by_node.get(federation.placement.host)
+    found = []
+    for node in participants.tolist():
+        if (outcome := by_node.get(node)) is None:
+            assert host is not None, "the host trains whenever one of its names takes part"
+            outcome = dataclasses.replace(host, node=node)
+        found.append(outcome)
+    return found
+
+
+def _strike(federation: Federation, result: Round, exchange: Exchange | None) -> Struck:
+    """Let hostile nodes write their messages, and note for later what everybody sent."""
+    participants, adversary = result.participants, federation.adversary
+    hostile = participants[federation.placement.is_hostile[participants]]
+    heard_E2 = None if exchange is None or exchange.everyone else exchange.heard_E2
+    struck = adversary.strike(federation.sent, participants, result.round, heard_E2)
+    result.rejected += len(struck.rejected)
+    if adversary.active:
+        bad = [n for n in np.setdiff1d(hostile, struck.absent).tolist() if not whole(federation.sent, n)]
+        result.rejected += len(bad)
+        if federation.experiment.aggregator.linear:
+            require_finite(federation.sent, struck, hostile, result.round, federation.experiment.aggregator.kind)
+        if federation.histories is not None:
+            struck.rejected |= dict.fromkeys(bad, "holds NaN or infinity")
+    if (history := federation.histories) is not None:
+        senders = np.setdiff1d(participants, struck.absent)
+        before = None if federation.has_server else federation.population.state.get(history.name)
+        history.note(federation.sent, before, senders, result.round)
+        if isinstance(history, Gossiped) and heard_E2 is not None:
+            kept_E2 = heard_E2[~np.isin(heard_E2[:, 0], struck.absent)]
+            history.exchange(kept_E2, result.round, federation.placement, federation.experiment.attack.frames)
+    return struck
+
+
+def whole(sent: dict[str, Tensor], node: int) -> bool:
+    """Whether a node's message holds no NaN or infinity."""
+    return all(bool(rows[node].isfinite().all()) for rows in sent.values())
+
+
 def _at_server(federation: Federation, result: Round, folds: dict[str, Fold]) -> None:
     clock = time.perf_counter()
     participants = result.participants
     result.communicated, result.transfers = True, 2 * len(participants)
     result.sent_N[participants] = federation.up_bytes
     result.received_N[participants] = federation.down_bytes
-    weights = [outcome.weight for outcome in result.outcomes]
+    struck = _strike(federation, result, None)
+    heard = np.setdiff1d(participants, struck.absent) if struck.absent else participants
+    weights = [outcome.weight for outcome in result.outcomes if outcome.node not in struck.absent]
+    if not len(heard):
+        raise NodeError(-1, result.round + 1, "exchange", "no participant sent a message that could be used")
     total = float(sum(weights))
     if total <= 0:
         raise ExperimentError(
@@ -109,11 +162,18 @@ def _at_server(federation: Federation, result: Round, folds: dict[str, Fold]) ->
     if federation.folds:
         fields = {name: fold.mean() for name, fold in folds.items()}
     else:
-        fields = aggregated(federation, participants, weights, None, result.round)
+        if federation.experiment.aggregator.trusts:
+            federation.train_root(result.round)
+        receiving = Receiving(federation, result.round, struck)
+        fields = receiving.fields(heard, weights, None)
+        if result.watched:
+            watch = Watch(federation)
+            watch.server(receiving, heard, weights, fields)
+            result.robustness = watch.means()
     result.seconds["exchange"] += time.perf_counter() - clock
     clock = time.perf_counter()
-    view = federation.view(-1, result.round, participants)
-    federation.merge(-1, Inbox(fields, len(participants), total), view)
+    view = federation.view(-1, result.round, heard)
+    federation.merge(-1, Inbox(fields, len(heard), total), view)
     result.seconds["merge"] += time.perf_counter() - clock
 
 
@@ -129,17 +189,18 @@ def _on_graph(federation: Federation, backend: Backend, result: Round, exchanges
     for exchange in exchanges[:-1]:
         clock = time.perf_counter()
         mixed = {name: rows.clone() for name, rows in federation.sent.items()}
-        for receiver, inbox in _inboxes(federation, exchange, result):
+        for receiver, inbox in _inboxes(federation, exchange, result, _strike(federation, result, exchange)):
             for name, value in inbox.fields.items():
                 mixed[name][receiver].copy_(value)
         federation.send_again(mixed, participants)
         result.seconds["exchange"] += time.perf_counter() - clock
     clock = time.perf_counter()
-    if exchanges and _straight(federation, exchanges[-1], participants):
-        backend.mix(federation.exchanges.mixing(exchanges[-1]))
+    struck = _strike(federation, result, exchanges[-1]) if exchanges else Struck()
+    if exchanges and _straight(federation, exchanges[-1], result):
+        backend.mix(_mixing(federation, exchanges[-1], struck))
         result.seconds["exchange"] += time.perf_counter() - clock
         return
-    for receiver, inbox in _inboxes(federation, exchanges[-1] if exchanges else None, result):
+    for receiver, inbox in _inboxes(federation, exchanges[-1] if exchanges else None, result, struck):
         result.seconds["exchange"] += time.perf_counter() - clock
         clock = time.perf_counter()
         federation.merge(receiver, inbox, federation.view(receiver, round, participants))
@@ -147,15 +208,47 @@ def _on_graph(federation: Federation, backend: Backend, result: Round, exchanges
         clock = time.perf_counter()
 
 
-def _straight(federation: Federation, exchange: Exchange, participants: Array) -> bool:
+def _straight(federation: Federation, exchange: Exchange, result: Round) -> bool:
     """Whether an exchange is nothing but state = W @ sent, for all nodes."""
     rule = federation.experiment.aggregator
     plain = rule.linear and not federation.corrects and not federation.exact and not exchange.everyone
     same = federation.sent.keys() <= federation.population.state.keys()
-    return plain and same and federation.method.adopts and len(participants) == federation.nodes
+    everybody = len(result.participants) == federation.nodes
+    apart = result.watched or federation.adversary.per_neighbour
+    return plain and same and federation.method.adopts and everybody and not apart
 
 
-def _inboxes(federation: Federation, exchange: Exchange | None, result: Round) -> Iterator[tuple[int, Inbox]]:
+def _mixing(federation: Federation, exchange: Exchange, struck: Struck) -> csr_array:
+    """The mixing matrix of an exchange without those who are not heard.
+
+    A Sybil attacker takes the plain mean of all that reaches any of its names and of what these send themselves, and
+    all its names go on from that.
+    """
+    if struck.absent:
+        kept_E2 = exchange.heard_E2[~np.isin(exchange.heard_E2[:, 0], struck.absent)]
+        exchange = dataclasses.replace(exchange, heard_E2=kept_E2)
+    weights_NN = federation.exchanges.mixing(exchange)
+    placement = federation.placement
+    if placement.host < 0:
+        return weights_NN
+    to_names_E2 = exchange.heard_E2[placement.is_hostile[exchange.heard_E2[:, 1]]]
+    heard = np.union1d(placement.hostile, to_names_E2[:, 0])
+    from scipy.sparse import csr_array as sparse
+
+    rows = np.repeat(placement.hostile, len(heard))
+    columns = np.tile(heard, len(placement.hostile))
+    theirs_NN = sparse((np.full(len(rows), 1.0 / len(heard)), (rows, columns)), shape=weights_NN.shape)
+    honest_NN = weights_NN.copy()
+    honest_NN.data[np.repeat(placement.is_hostile, np.diff(weights_NN.indptr))] = 0.0
+    mixed_NN = (honest_NN + theirs_NN).tocsr()
+    mixed_NN.eliminate_zeros()
+    mixed_NN.sort_indices()
+    return mixed_NN
+
+
+def _inboxes(
+    federation: Federation, exchange: Exchange | None, result: Round, struck: Struck
+) -> Iterator[tuple[int, Inbox]]:
     """What each participant has after an exchange (None: there was none). Valid until the next is asked for."""
     participants, round = result.participants, result.round
     if exchange is None:
@@ -164,23 +257,34 @@ def _inboxes(federation: Federation, exchange: Exchange | None, result: Round) -
             yield receiver, Inbox({name: rows[receiver] for name, rows in source.items()}, 0, 0.0)
         return
     stats = _statistics(federation, participants)
+    receiving = Receiving(federation, round, struck)
+    watch = Watch(federation) if result.watched else None
     if exchange.everyone:
-        weights = [outcome.weight for outcome in result.outcomes]
-        fields = aggregated(federation, participants, weights, None, round)
+        kept = [outcome for outcome in result.outcomes if outcome.node not in struck.absent]
+        weights = [outcome.weight for outcome in kept]
+        heard = np.array([outcome.node for outcome in kept])
+        fields = receiving.fields(heard, weights, None)
         if stats is not None:
-            fields["row"] = federation.finished(fields["row"], stats[participants], weights, None)
+            fields["row"] = federation.finished(fields["row"], stats[heard], weights, None)
+        if watch is not None:
+            watch.server(receiving, heard, weights, fields)
+            result.robustness = watch.means()
+        weights = [outcome.weight for outcome in result.outcomes]
         for receiver, weight in zip(participants.tolist(), weights, strict=True):
             yield receiver, Inbox(fields, len(weights) - 1, 1.0 - weight / sum(weights), everyone=True)
         return
-    weights_NN = federation.exchanges.mixing(exchange)
+    weights_NN = _mixing(federation, exchange, struck)
     own_N = weights_NN.diagonal()
     degree_N = np.diff(weights_NN.indptr) - (own_N != 0)
-    linear = federation.experiment.aggregator.linear
+    linear = federation.experiment.aggregator.linear and not federation.adversary.per_neighbour
+    by_name: dict[str, csr_array] = {}
+    if not linear and receiving.combines:
+        linear, by_name = True, receiving.matrices(weights_NN, participants)
     size = receivers_at_once(federation.nodes, weights_NN.nnz)
     outs = {name: rows.new_empty((size, *rows.shape[1:])) for name, rows in federation.sent.items()} if linear else {}
     for start in range(0, len(participants), size):
         block = participants[start : start + size]
-        mixed = _mixed(federation, weights_NN, own_N, block, outs)
+        mixed = _mixed(federation, by_name or weights_NN, own_N, block, outs)
         for place, receiver in enumerate(block.tolist()):
             span = slice(weights_NN.indptr[receiver], weights_NN.indptr[receiver + 1])
             heard, given = weights_NN.indices[span], weights_NN.data[span]
@@ -192,14 +296,12 @@ def _inboxes(federation: Federation, exchange: Exchange | None, result: Round) -
                         of_heard[own] = _statistics_of(federation, federation.exact["row"][receiver])
                     fields["row"] = federation.finished(fields["row"], of_heard, given.tolist(), own)
             else:
-                fields = aggregated(federation, heard, given.tolist(), receiver, round)
+                fields = receiving.fields(heard, given.tolist(), receiver)
+            if watch is not None and not federation.placement.is_hostile[receiver]:
+                watch.neighbour(receiving, heard, given, fields, receiver, by_name)
             yield receiver, Inbox(fields, int(degree_N[receiver]), 1.0 - float(own_N[receiver]))
-
-
-def place_of(receiver: int, heard: Array) -> int | None:
-    """The place of a receiver among those it hears, in ascending order; None where its own weight is zero."""
-    place = int(np.searchsorted(heard, receiver))
-    return place if place < len(heard) and heard[place] == receiver else None
+    if watch is not None:
+        result.robustness = watch.means()
 
 
 def _statistics(federation: Federation, participants: Array) -> Tensor | None:
@@ -227,9 +329,22 @@ def receivers_at_once(nodes: int, nonzeros: int) -> int:
 
 
 def _mixed(
-    federation: Federation, weights_NN: csr_array, own_N: Array, block: Array, outs: dict[str, Tensor]
+    federation: Federation,
+    weights_NN: csr_array | dict[str, csr_array],
+    own_N: Array,
+    block: Array,
+    outs: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """W @ rows for a block of receivers, [B, ...] for each field; the own row is exact where messages are not."""
+    """W @ rows for a block of receivers, [B, ...] for each field; the own row is exact where messages are not.
+
+    Where a rule found another matrix for every field, they come by name, and messages are exact.
+    """
+    if isinstance(weights_NN, dict):
+        found = {}
+        for name, buffer in outs.items():
+            mix(weights_NN[name][block], federation.sent[name].flatten(1), buffer[: len(block)].flatten(1))
+            found[name] = buffer[: len(block)]
+        return found
     part_BN = weights_NN[block]
     if federation.exact:
         # What others decode of a row is not quite the row: the own part is added from the exact one.
@@ -245,59 +360,6 @@ def _mixed(
                 out[place].add_(federation.exact[name][receiver], alpha=float(own_N[receiver]))
         mixed[name] = out
     return mixed
-
-
-def aggregated(
-    federation: Federation, heard: Array, weights: list[float], receiver: int | None, round: int
-) -> dict[str, Tensor]:
-    """Each field of the messages of `heard`, put through the aggregator; single numbers take the weighted mean."""
-    import torch
-
-    rule = federation.experiment.aggregator
-    weights_N = torch.tensor(weights, dtype=torch.float64)
-    fields = {}
-    for name, rows in federation.sent.items():
-        if rule.linear and receiver is None:
-            fold = Fold()
-            for node, weight in zip(heard.tolist(), weights, strict=True):
-                fold.add(rows[node], weight)
-            fields[name] = fold.mean()
-            continue
-        updates_ND = rows[torch.from_numpy(np.asarray(heard, dtype=np.int64))].flatten(1)
-        own_D = None
-        if receiver is not None:
-            own_D = federation.exact.get(name, rows)[receiver].flatten().clone()
-            if (place := place_of(receiver, heard)) is not None:
-                updates_ND[place] = own_D
-        who = -1 if receiver is None else receiver
-        fields[name] = by_rule(federation, updates_ND, weights_N, own_D, who, round).view(rows.shape[1:])
-    return fields
-
-
-def by_rule(
-    federation: Federation, updates_ND: Tensor, weights_N: Tensor, own_D: Tensor | None, receiver: int, round: int
-) -> Tensor:
-    """What the aggregator makes of updates; single numbers take the weighted mean.
-
-    Raises NodeError where it fails or gives something else than one update.
-    """
-    import torch
-
-    if updates_ND.shape[1] == 1:
-        weights_N = weights_N.to(updates_ND.dtype)
-        return (weights_N @ updates_ND) / weights_N.sum()
-    rule = federation.experiment.aggregator
-    try:
-        merged: object = rule.aggregate(updates_ND, weights_N, own_D, federation.layout)
-    except GossamerError:
-        raise
-    except Exception as error:
-        raise node_error(error, receiver, round + 1, "aggregate") from error
-    if not isinstance(merged, torch.Tensor) or merged.shape != updates_ND.shape[1:]:
-        found = f"shape {list(merged.shape)}" if isinstance(merged, torch.Tensor) else f"a {type(merged).__name__}"
-        reason = f"{type(rule).__name__}.aggregate returned {found}, expected shape [{updates_ND.shape[1]}]"
-        raise NodeError(receiver, round + 1, "aggregate", reason)
-    return merged
 
 
 def observe(federation: Federation, result: Round) -> Observed:

@@ -1,0 +1,223 @@
+"""What hostile nodes send in a round, in place of what they would send if they were honest.
+
+Shapes: N names, H hostile ones that send, G honest messages seen, D numbers of a message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gossamer.attacks import Attack, Scene
+from gossamer.errors import GossamerError, NodeError, node_error
+from gossamer.population import shared
+from gossamer.randomness import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gossamer.experiment import Experiment
+    from gossamer.placement import Placement
+    from gossamer.population import Population
+    from gossamer.wire import Message
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Struck:
+    """What became of the hostile messages of a round."""
+
+    silent: list[int] = field(default_factory=list)
+    """Hostile nodes that send nothing."""
+    rejected: dict[int, str] = field(default_factory=dict)
+    """Hostile nodes whose message no receiver can use, and why."""
+
+    @property
+    def absent(self) -> list[int]:
+        """Hostile nodes that are not heard."""
+        return sorted({*self.silent, *self.rejected})
+
+
+class Adversary:
+    """The hostile nodes of one run, as one mind."""
+
+    def __init__(
+        self, experiment: Experiment, placement: Placement, population: Population, like: Message, on_graph: bool
+    ) -> None:
+        self.attack, self.hostile, self.placement = experiment.attack, experiment.hostile, placement
+        self.defence, self.seed, self.rounds = experiment.aggregator, experiment.seed, experiment.rounds
+        self.population, self.like, self.on_graph = population, like, on_graph
+        self.memory: dict[str, Tensor] = {}
+        """What the attacker remembers, [H, ...] under 'field.name'."""
+        if self.attack.forges:
+            for name, value in like.items():
+                if value.numel() > 1:
+                    kept = self.attack.memory(value.flatten())
+                    self.memory |= {f"{name}.{key}": shared(len(placement.hostile), v) for key, v in kept.items()}
+
+    @property
+    def active(self) -> bool:
+        """Whether messages are other than those of honest nodes."""
+        return bool(len(self.placement.hostile)) and (self.attack.forges or self.placement.host >= 0 or self._mangles)
+
+    @property
+    def per_neighbour(self) -> bool:
+        """Whether each neighbour gets another message."""
+        return self.attack.forges and self.attack.aim == "neighbour" and bool(len(self.placement.hostile))
+
+    @property
+    def _mangles(self) -> bool:
+        return type(self.attack).mangle is not Attack.mangle
+
+    def strike(self, sent: dict[str, Tensor], participants: Array, round: int, heard_E2: Array | None) -> Struck:
+        """Write what hostile participants send into `sent` [N, ...] of each field; `heard_E2`: the links of the round.
+
+        Raises NodeError where the attack itself fails.
+        """
+        struck, hostile_N = Struck(), self.placement.is_hostile
+        if not self.active:
+            return struck
+        hostile = participants[hostile_N[participants]]
+        honest = participants[~hostile_N[participants]]
+        if not len(hostile):
+            return struck
+        if self.placement.host >= 0:
+            struck.silent += [h for h in hostile.tolist() if not self.hostile.sends(self._dice("sends", h, round))]
+            hostile = np.setdiff1d(hostile, struck.silent)
+            for name, rows in sent.items():
+                if rows[0].numel() > 1:
+                    host = rows[self.placement.host].clone()
+                    for identity in hostile.tolist():
+                        rows[identity].copy_(
+                            self.hostile.disguised(host, self._dice(f"disguise {name}", identity, round))
+                        )
+        if self.attack.forges and self.attack.aim == "all" and len(hostile):
+            for seen, senders in self._groups(hostile, honest, heard_E2):
+                for name, rows in sent.items():
+                    forged = self._forged(name, rows, round, senders, seen)
+                    if forged is None:
+                        struck.silent += [h for h in senders.tolist() if h not in struck.silent]
+                        break
+                    rows.index_copy_(0, index(senders), forged.to(rows.dtype).reshape(len(senders), *rows.shape[1:]))
+        if self._mangles:
+            for node in np.setdiff1d(hostile, struck.silent).tolist():
+                message = self.attack.mangle({name: rows[node] for name, rows in sent.items()})
+                if reason := refused(message, self.like):
+                    struck.rejected[node] = reason
+        return struck
+
+    def letters(
+        self, name: str, rows: Tensor, round: int, receiver: int, heard: Array, weights: Array
+    ) -> tuple[Array, Tensor] | None:
+        """What the hostile among `heard` write to one neighbour in a field: their places among `heard`, and [H, D].
+
+        Nothing for a hostile receiver, or where all that is heard is honest; None too where they send nothing.
+        """
+        hostile_N = self.placement.is_hostile
+        places = hostile_N[heard].nonzero()[0]
+        if not len(places) or hostile_N[receiver]:
+            return None
+        seen = heard[~hostile_N[heard]]
+        told = (receiver, weights[~hostile_N[heard]], weights[places])
+        forged = self._forged(name, rows, round, heard[places], seen, told)
+        return None if forged is None else (places, forged)
+
+    def _groups(self, hostile: Array, honest: Array, heard_E2: Array | None) -> list[tuple[Array, Array]]:
+        """(honest nodes seen, hostile nodes that write together): all as one, or each by its own neighbourhood."""
+        if self.attack.knows == "own":
+            return [(honest[:0], hostile)]
+        if self.attack.knows != "neighbourhood" or heard_E2 is None:
+            return [(honest, hostile)]
+        groups = [hostile] if self.placement.host >= 0 else np.split(hostile, len(hostile))
+        to_group = [heard_E2[np.isin(heard_E2[:, 1], group), 0] for group in groups]
+        return [(np.intersect1d(honest, senders), group) for senders, group in zip(to_group, groups, strict=True)]
+
+    def _forged(
+        self,
+        name: str,
+        rows: Tensor,
+        round: int,
+        senders: Array,
+        seen: Array,
+        told: tuple[int, Array, Array] | None = None,
+    ) -> Tensor | None:
+        """What `senders` send of a field [H, D]; single numbers stay as they are. None: nothing."""
+        import torch
+
+        own_HD = rows[index(senders)].flatten(1)
+        if own_HD.shape[1] == 1:
+            return own_HD
+        honest_GD = rows[index(seen)].flatten(1)
+        state = self.population.state.get(name) if self.on_graph else None
+        if state is None or state.shape[1:] != rows.shape[1:]:
+            own_base_HD, base_D = torch.zeros_like(own_HD), torch.zeros_like(own_HD[0])
+        else:
+            own_base_HD = state[index(senders)].flatten(1)
+            of_honest = state[index(seen)] if len(seen) else state[index(senders)]
+            base_D = of_honest.flatten(1).mean(0)
+        places = np.searchsorted(self.placement.hostile, senders)
+        mine = {key.removeprefix(f"{name}."): v for key, v in self.memory.items() if key.startswith(f"{name}.")}
+        memory = {key: v[index(places)] for key, v in mine.items()}
+        scene = Scene(
+            round=round,
+            rounds=self.rounds,
+            hostile_H=senders,
+            own_HD=own_HD,
+            own_base_HD=own_base_HD,
+            honest_GD=honest_GD,
+            base_D=base_D,
+            defence=self.defence.at(round, self.rounds),
+            dice=lambda node: self._dice(f"attack {name}", node, round),
+            start_dice=lambda node: self._dice(f"attack {name}", node, -1),
+            memory=memory,
+            receiver_D=None if told is None else rows[told[0]].flatten(),
+            weights_G=None if told is None else torch.from_numpy(np.asarray(told[1], np.float64)),
+            weights_H=None if told is None else torch.from_numpy(np.asarray(told[2], np.float64)),
+        )
+        try:
+            forged = self.attack.forge(scene)
+            if forged is not None and forged.shape != own_HD.shape:
+                raise ValueError(f"forge gave shape {list(forged.shape)}, not {list(own_HD.shape)}")
+        except GossamerError:
+            raise
+        except Exception as error:
+            raise node_error(error, int(senders[0]), round + 1, "attack") from error
+        for key, value in memory.items():
+            mine[key].index_copy_(0, index(places), value)
+        return forged
+
+    def _dice(self, purpose: str, node: int, round: int) -> np.random.Generator:
+        return generator(self.seed, purpose, node, round)
+
+
+def refused(message: Message, like: Message) -> str:
+    """Why a receiver cannot use a message; empty where it can. `like` is one as it ought to be."""
+    for name, expected in like.items():
+        value = message.get(name)
+        if value is None:
+            return f"'{name}' is missing"
+        if value.shape != expected.shape:
+            return f"'{name}' has shape {list(value.shape)}, not {list(expected.shape)}"
+        if value.dtype != expected.dtype:
+            return f"'{name}' is {value.dtype}, not {expected.dtype}"
+    unknown = message.keys() - like.keys()
+    return f"unknown field '{min(unknown)}'" if unknown else ""
+
+
+def require_finite(sent: dict[str, Tensor], struck: Struck, hostile: Array, round: int, kind: str) -> None:
+    """Raise NodeError that names the hostile node whose message a mean cannot take: one with NaN or infinity."""
+    for node in np.setdiff1d(hostile, struck.absent).tolist():
+        for name, rows in sent.items():
+            if not rows[node].isfinite().all():
+                reason = f"its '{name}' holds NaN or infinity, which aggregator '{kind}' cannot take; use a robust rule"
+                raise NodeError(node, round + 1, "exchange", reason)
+
+
+def index(nodes: Array) -> Tensor:
+    """Node numbers as a tensor."""
+    import torch
+
+    return torch.from_numpy(np.asarray(nodes, dtype=np.int64))

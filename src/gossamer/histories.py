@@ -1,0 +1,246 @@
+"""What receivers remember of each sender, for rules that compare what was sent over many rounds.
+
+Direct: one row for each sender, the sum of the changes it sent (FoolsGold). Gossiped: neighbours pass on what they know
+of others (SybilWall). A record of sender j is a pure function of (j, version), the round it was made in, so all records
+lie in one bounded pool and a receiver only holds numbers: which version of whom, how far away, from whom.
+
+Shapes: N names, P slots of the pool, D numbers of a row, E links of a round, K records of one receiver.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gossamer.aggregators import Gossiping, Remembering
+from gossamer.gram import COLUMNS, Gram
+from gossamer.population import shared
+from gossamer.randomness import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gossamer.experiment import Experiment
+    from gossamer.placement import Placement
+    from gossamer.wire import Message
+
+Array = np.ndarray[Any, Any]
+
+
+def remembered(message: Message) -> str:
+    """The field of a message that is remembered: its largest."""
+    return max(message, key=lambda name: message[name].numel())
+
+
+class Direct:
+    """Of each sender the sum of what it changed, [N, D]; or on a graph, where whole models are compared, nothing."""
+
+    def __init__(self, experiment: Experiment, names: int, like: Message) -> None:
+        self.name, rule = remembered(like), experiment.aggregator
+        assert isinstance(rule, Remembering)
+        self.sums = experiment.method.world == "server" or rule.remember == "updates"
+        self.rows_ND = shared(names if self.sums else 0, like[self.name].flatten())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What lasts from round to round."""
+        return {"history.sums": self.rows_ND} if self.sums else {}
+
+    def note(self, sent: dict[str, Tensor], before: Tensor | None, senders: Array, round: int) -> None:
+        """Remember what was sent; `before` [N, D] are the models that local work began from, on a graph."""
+        if not self.sums:
+            self.rows_ND = sent[self.name].flatten(1)
+            return
+        for sender in senders.tolist():
+            self.rows_ND[sender].add_(sent[self.name][sender].flatten())
+            if before is not None:
+                self.rows_ND[sender].sub_(before[sender].flatten())
+
+    def of(self, heard: Array) -> Gram:
+        """Products of the histories of those who are heard."""
+        import torch
+
+        return Gram.of(self.rows_ND[torch.from_numpy(np.asarray(heard, np.int64))])
+
+
+class Gossiped:
+    """Records of neighbours and, passed on from node to node, of others."""
+
+    def __init__(self, experiment: Experiment, names: int, like: Message) -> None:
+        import torch
+
+        rule = experiment.aggregator
+        assert isinstance(rule, Gossiping)
+        self.seed, self.decay, self.name = experiment.seed, float(rule.decay), remembered(like)
+        self.sums = rule.remember == "updates"
+        row_D = like[self.name].flatten()
+        number = torch.zeros((), dtype=torch.int32)
+        self.slots = rule.versions * names
+        self.pool_PD = shared(self.slots, row_D)
+        self.sums_ND = shared(names if self.sums else 0, row_D)
+        self.kernel_PP = shared(self.slots, torch.zeros(self.slots, dtype=torch.float64))
+        self.of_P = shared(self.slots, number - 1)
+        """Whose record a slot holds; -1: it is free."""
+        self.made_P = shared(self.slots, number)
+        """Its version: the round it was made in."""
+        self.slot_NN = shared(names, torch.full((names,), -1, dtype=torch.int32))
+        """Where receiver i's record of j lies; -1: it has none."""
+        self.distance_NN = shared(names, torch.zeros(names, dtype=torch.int32))
+        self.source_NN = shared(names, torch.full((names,), -1, dtype=torch.int32))
+        """Who told it."""
+        self.version_NN = shared(names, torch.full((names,), -1, dtype=torch.int32))
+        self.of_P.fill_(-1)
+        for table in (self.slot_NN, self.source_NN, self.version_NN):
+            table.fill_(-1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What lasts from round to round."""
+        kept = (
+            "pool_PD",
+            "kernel_PP",
+            "of_P",
+            "made_P",
+            "slot_NN",
+            "distance_NN",
+            "source_NN",
+            "version_NN",
+            "sums_ND",
+        )
+        return {f"history.{name}": getattr(self, name) for name in kept if getattr(self, name).numel()}
+
+    def note(self, sent: dict[str, Tensor], before: Tensor | None, senders: Array, round: int) -> None:
+        """A new version of every sender's record. The oldest make room, and are forgotten by whoever had them."""
+        rows_ND = sent[self.name].flatten(1)
+        if self.sums:
+            for sender in senders.tolist():
+                self.sums_ND[sender].add_(rows_ND[sender])
+                if before is not None:
+                    self.sums_ND[sender].sub_(before[sender].flatten())
+            rows_ND = self.sums_ND
+        of_P, made_P = self.of_P.numpy(), self.made_P.numpy()
+        held = np.isin(np.arange(self.slots), self.slot_NN.numpy())
+        of_P[~held & (made_P < round - 1)] = -1
+        free = (of_P < 0).nonzero()[0]
+        if len(free) < len(senders):
+            used = (of_P >= 0).nonzero()[0]
+            oldest = used[np.lexsort((of_P[used], made_P[used]))][: len(senders) - len(free)]
+            self.slot_NN.numpy()[np.isin(self.slot_NN.numpy(), oldest)] = -1
+            of_P[oldest] = -1
+            free = (of_P < 0).nonzero()[0]
+        new = free[: len(senders)]
+        for slot, sender in zip(new.tolist(), senders.tolist(), strict=True):
+            self.pool_PD[slot].copy_(rows_ND[sender])
+        of_P[new], made_P[new] = senders, round
+        self._multiply(new)
+
+    def _multiply(self, new: Array) -> None:
+        """Products of new records with all that there are."""
+        import torch
+
+        used = torch.from_numpy((self.of_P.numpy() >= 0).nonzero()[0])
+        fresh = torch.from_numpy(new)
+        products = torch.zeros((len(fresh), len(used)), dtype=torch.float64)
+        for start in range(0, self.pool_PD.shape[1], COLUMNS):
+            block_PC = self.pool_PD[:, start : start + COLUMNS]
+            products += block_PC[fresh] @ block_PC[used].T
+        self.kernel_PP[fresh[:, None], used] = products
+        self.kernel_PP[used[:, None], fresh] = products.T
+
+    def exchange(self, heard_E2: Array, round: int, placement: Placement, frames: bool) -> None:
+        """Everybody tells each of its neighbours one thing about another; then what came from the others itself.
+
+        Hostile nodes tell nothing, or with `frames` that some stranger's record is that of an honest neighbour: two who
+        are the same person, it seems.
+        """
+        slot_NN, distance_NN = self.slot_NN.numpy(), self.distance_NN.numpy()
+        source_NN, version_NN = self.source_NN.numpy(), self.version_NN.numpy()
+        told: list[tuple[int, int, int, int, int, int]] = []
+        order_E = np.lexsort((heard_E2[:, 1], heard_E2[:, 0]))
+        for sender in np.unique(heard_E2[:, 0]).tolist():
+            receivers = heard_E2[order_E][heard_E2[order_E, 0] == sender, 1].tolist()
+            rng = generator(self.seed, "gossip", sender, round)
+            if placement.is_hostile[sender]:
+                told += self._framed(sender, receivers, heard_E2, placement, rng, round) if frames else []
+                continue
+            known = slot_NN[sender] >= 0
+            known[sender] = False
+            for receiver in receivers:
+                eligible = (known & (source_NN[sender] != receiver)).nonzero()[0]
+                eligible = eligible[eligible != receiver]
+                if not len(eligible):
+                    continue
+                odds = np.exp(-self.decay * (distance_NN[sender, eligible] - 1.0))
+                j = int(rng.choice(eligible, p=odds / odds.sum()))
+                told.append(
+                    (receiver, j, slot_NN[sender, j], distance_NN[sender, j] + 1, sender, version_NN[sender, j])
+                )
+        for receiver, j, slot, distance, sender, version in told:
+            newer = version > version_NN[receiver, j] and distance_NN[receiver, j] > 1
+            if slot_NN[receiver, j] < 0 or newer:
+                slot_NN[receiver, j], distance_NN[receiver, j] = slot, distance
+                source_NN[receiver, j], version_NN[receiver, j] = sender, version
+        senders_E, receivers_E = heard_E2.T
+        slot_NN[receivers_E, senders_E] = self._current(round)[senders_E]
+        distance_NN[receivers_E, senders_E] = 1
+        source_NN[receivers_E, senders_E] = senders_E
+        version_NN[receivers_E, senders_E] = round
+
+    def _framed(
+        self,
+        sender: int,
+        receivers: list[int],
+        heard_E2: Array,
+        placement: Placement,
+        rng: np.random.Generator,
+        round: int,
+    ) -> list[tuple[int, int, int, int, int, int]]:
+        """A forged record for each neighbour: an honest one it hears, under the name of a stranger."""
+        found, current = [], self._current(round)
+        for receiver in receivers:
+            heard = heard_E2[heard_E2[:, 1] == receiver, 0]
+            victims = heard[~placement.is_hostile[heard]]
+            strangers = np.setdiff1d(placement.honest, [*heard.tolist(), receiver])
+            if len(victims) and len(strangers):
+                victim, name = int(rng.choice(victims)), int(rng.choice(strangers))
+                found.append((receiver, name, int(current[victim]), 2, sender, round))
+        return found
+
+    def _current(self, round: int) -> Array:
+        """The slot of each name's record of this round; -1: none."""
+        slots_N = np.full(len(self.slot_NN), -1, np.int32)
+        made = ((self.made_P.numpy() == round) & (self.of_P.numpy() >= 0)).nonzero()[0]
+        slots_N[self.of_P.numpy()[made]] = made
+        return slots_N
+
+    def of(self, receiver: int, others: Array) -> Gram:
+        """Products of the records of the others that a receiver hears, in their order, then of all else it knows."""
+        import torch
+
+        slots_N = self.slot_NN.numpy()[receiver]
+        rest = (slots_N >= 0).nonzero()[0]
+        rest = rest[~np.isin(rest, others) & (rest != receiver)]
+        slots = torch.from_numpy(slots_N[np.concatenate([others, rest])].astype(np.int64))
+        kernel_BB = torch.zeros((len(slots) + 1, len(slots) + 1), dtype=torch.float64)
+        kernel_BB[:-1, :-1] = self.kernel_PP[slots[:, None], slots]
+        return Gram(kernel_BB)
+
+
+def histories_of(experiment: Experiment, names: int, like: Message) -> Direct | Gossiped | None:
+    """What the experiment's rule remembers."""
+    rule = experiment.aggregator
+    if not isinstance(rule, Remembering):
+        return None
+    gossips = isinstance(rule, Gossiping) and experiment.method.world == "graph"
+    return Gossiped(experiment, names, like) if gossips else Direct(experiment, names, like)
+
+
+def history_bytes(experiment: Experiment, names: int, row_bytes: int) -> int:
+    """Memory of the histories."""
+    rule, on_graph = experiment.aggregator, experiment.method.world == "graph"
+    if not isinstance(rule, Remembering):
+        return 0
+    sums = names * row_bytes if rule.remember == "updates" or not on_graph else 0
+    if not isinstance(rule, Gossiping) or not on_graph:
+        return sums
+    slots = rule.versions * names
+    return slots * (row_bytes + 8 * slots + 8) + 16 * names * names + sums
