@@ -69,16 +69,20 @@ class Gram:
         return map_PB @ self.kernel_BB @ map_PB.T
 
     @cached_property
-    def squares(self) -> Tensor:
-        """||x_i - x_j||^2, [P, P]; zero on the diagonal."""
+    def centred(self) -> Tensor:
+        """<x_i - c, x_j - c>, [P, P], for a c near the points: what distances are found from."""
         map_PB = self._basis()
         sums_P = map_PB[:, -1]
         if (sums_P - sums_P[0]).abs().max() <= 1e-9:
             # The centre cancels from all differences.
             centred_PN, kernel_NN = map_PB[:, :-1], self.kernel_BB[:-1, :-1]
-            inner_PP = kernel_NN if self.map_PN is None else centred_PN @ kernel_NN @ centred_PN.T
-        else:
-            inner_PP = self.products
+            return kernel_NN if self.map_PN is None else centred_PN @ kernel_NN @ centred_PN.T
+        return self.products
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """||x_i - x_j||^2, [P, P]; zero on the diagonal."""
+        inner_PP = self.centred
         norms_P = inner_PP.diagonal()
         squares_PP = (norms_P[:, None] + norms_P - 2 * inner_PP).clamp_(min=0.0)
         return squares_PP.fill_diagonal_(0.0)
@@ -90,8 +94,8 @@ class Gram:
 
     def about(self, point: int) -> Tensor:
         """<x_i - x_p, x_j - x_p>, [P, P]: products with one of the points as the origin."""
-        squares_PP = self.squares
-        return (squares_PP[point][:, None] + squares_PP[point] - squares_PP) / 2
+        inner_PP = self.centred
+        return (inner_PP - inner_PP[point]) - (inner_PP[:, point] - inner_PP[point, point])[:, None]
 
     def to_rows(self, coefficients_P: Tensor) -> Tensor:
         """Coefficients [..., N] of the rows from those of the points."""
@@ -109,12 +113,17 @@ class Gram:
 
 def combined(rows_ND: Tensor, coefficients_N: Tensor) -> Tensor:
     """sum_i a_i x_i [D]; rows with a coefficient of zero are not looked at, whatever they hold."""
-    used = coefficients_N.nonzero().flatten()
+    given_N = coefficients_N.to(rows_ND)
+    used = coefficients_N.nonzero().flatten().tolist()
     if len(used) == 1 and coefficients_N[used[0]] == 1:
         return rows_ND[used[0]].clone()
-    if len(used) < len(rows_ND):
-        rows_ND, coefficients_N = rows_ND[used], coefficients_N[used]
-    return coefficients_N.to(rows_ND) @ rows_ND
+    result_D = rows_ND.new_zeros(rows_ND.shape[1])
+    # Runs of rows that are used, so that none is copied.
+    starts = [i for place, i in enumerate(used) if place == 0 or used[place - 1] != i - 1]
+    for start, following in zip(starts, [*starts[1:], len(rows_ND)], strict=True):
+        stop = max(i for i in used if i < following) + 1
+        result_D.addmv_(rows_ND[start:stop].T, given_N[start:stop])
+    return result_D
 
 
 def _kernel(rows_ND: Tensor, centre: int | None, double: bool) -> Tensor:

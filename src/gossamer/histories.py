@@ -75,7 +75,10 @@ class Gossiped:
         self.sums = rule.remember == "updates"
         row_D = like[self.name].flatten()
         number = torch.zeros((), dtype=torch.int32)
-        self.slots = rule.versions * names
+        self.rule, self.slots = rule, rule.versions * names
+        self.exposes = type(rule).twins is not Gossiping.twins
+        self.exposed_NN = shared(names if self.exposes else 0, torch.zeros(names, dtype=torch.int32))
+        """Whom a receiver distrusts for good."""
         self.pool_PD = shared(self.slots, row_D)
         self.sums_ND = shared(names if self.sums else 0, row_D)
         self.kernel_PP = shared(self.slots, torch.zeros(self.slots, dtype=torch.float64))
@@ -95,17 +98,8 @@ class Gossiped:
 
     def tensors(self) -> dict[str, Tensor]:
         """What lasts from round to round."""
-        kept = (
-            "pool_PD",
-            "kernel_PP",
-            "of_P",
-            "made_P",
-            "slot_NN",
-            "distance_NN",
-            "source_NN",
-            "version_NN",
-            "sums_ND",
-        )
+        pool = ("pool_PD", "kernel_PP", "of_P", "made_P")
+        kept = (*pool, "slot_NN", "distance_NN", "source_NN", "version_NN", "sums_ND", "exposed_NN")
         return {f"history.{name}": getattr(self, name) for name in kept if getattr(self, name).numel()}
 
     def note(self, sent: dict[str, Tensor], before: Tensor | None, senders: Array, round: int) -> None:
@@ -119,7 +113,8 @@ class Gossiped:
             rows_ND = self.sums_ND
         of_P, made_P = self.of_P.numpy(), self.made_P.numpy()
         held = np.isin(np.arange(self.slots), self.slot_NN.numpy())
-        of_P[~held & (made_P < round - 1)] = -1
+        # A rule that compares models of the same round needs those that neighbours sent in earlier ones.
+        of_P[~held & (made_P < round - (self.rule.versions - 1 if self.exposes else 1))] = -1
         free = (of_P < 0).nonzero()[0]
         if len(free) < len(senders):
             used = (of_P >= 0).nonzero()[0]
@@ -184,6 +179,29 @@ class Gossiped:
         distance_NN[receivers_E, senders_E] = 1
         source_NN[receivers_E, senders_E] = senders_E
         version_NN[receivers_E, senders_E] = round
+        if self.exposes:
+            self._expose(heard_E2, round)
+
+    def _expose(self, heard_E2: Array, round: int) -> None:
+        """Compare every receiver's records with what its neighbours sent in the same rounds."""
+        import torch
+
+        slot_NN, version_NN = self.slot_NN.numpy(), self.version_NN.numpy()
+        oldest = max(0, round - self.rule.versions + 1)
+        at_VN = np.stack([self._current(version) for version in range(oldest, round + 1)])
+        for receiver in np.unique(heard_E2[:, 1]).tolist():
+            senders = np.sort(heard_E2[heard_E2[:, 1] == receiver, 0])
+            records = (slot_NN[receiver] >= 0).nonzero()[0]
+            records = records[(records != receiver) & (version_NN[receiver, records] >= oldest)]
+            theirs_RU = at_VN[version_NN[receiver, records] - oldest][:, senders]
+            known_RU = torch.from_numpy((theirs_RU >= 0) & (records[:, None] != senders))
+            slots_R1 = torch.from_numpy(slot_NN[receiver, records].astype(np.int64))[:, None]
+            slots_RU = torch.from_numpy(np.maximum(theirs_RU, 0).astype(np.int64))
+            norms_P = self.kernel_PP.diagonal()
+            squares_RU = norms_P[slots_R1] + norms_P[slots_RU] - 2 * self.kernel_PP[slots_R1, slots_RU]
+            found = self.rule.twins(squares_RU.clamp_(min=0.0), known_RU)
+            if found is not None:
+                self.exposed_NN[receiver, torch.from_numpy(senders)[found]] = 1
 
     def _framed(
         self,

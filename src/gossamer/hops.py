@@ -39,15 +39,14 @@ def medoids(hops_NN: Array, k: int, rng: np.random.Generator) -> Array:
         nearest_N[chosen_K] = -1.0
         chosen_K = np.append(chosen_K, nearest_N.argmax())
         nearest_N = np.minimum(nearest_N, hops_NN[chosen_K[-1]])
+    chosen_K.sort()
     for _ in range(SWEEPS):
         group_N = hops_NN[:, chosen_K].argmin(1)
-        # A medoid is in its own group although another may be no further away.
-        group_N[chosen_K] = np.arange(k)
         better_K = np.array([_centre(hops_NN, np.flatnonzero(group_N == i), chosen_K[i]) for i in range(k)])
         if np.array_equal(better_K, chosen_K):
             break
-        chosen_K = better_K
-    return np.sort(chosen_K)
+        chosen_K = np.sort(better_K)
+    return chosen_K
 
 
 def _centre(hops_NN: Array, members_M: Array, now: int) -> int:

@@ -14,7 +14,7 @@ A rule is a function of arrays too: `Krum(f=1)(vectors)` takes and returns NumPy
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -89,7 +89,7 @@ class Aggregator(Plug):
         """
         return mixed_D
 
-    def at(self, round: int, rounds: int) -> Aggregator:
+    def at(self, round: int, rounds: int) -> Self:
         """The rule as it is in a round of a run, for those that change over time."""
         return self
 
@@ -111,7 +111,13 @@ class Robust(Aggregator):
 
     def hostile(self, n: int) -> int:
         """The hostile updates among n that it is to withstand."""
-        return self.tolerates(n)
+        return self.tolerates(self.points(n))
+
+    def points(self, n: int) -> int:
+        """How many points the pre-aggregators make of n updates."""
+        for step in self.before:
+            n = step.points(n)
+        return n
 
     def aggregate(
         self, updates_ND: Tensor, weights_N: Tensor, own_D: Tensor | None = None, layout: Layout | None = None
@@ -139,6 +145,10 @@ class Robust(Aggregator):
         """One update [D] from N finite ones, at most f of them hostile; `own` is the place of the receiver's own."""
         raise NotImplementedError
 
+    def at(self, round: int, rounds: int) -> Self:
+        steps = tuple(step.at(round, rounds) for step in self.before)
+        return self if steps == self.before else self.model_copy(update={"before": steps})
+
     def prepared(self, gram: Gram, f: int, own: int | None) -> Gram:
         """The points that the pre-aggregators make of the updates."""
         for step in self.before:
@@ -164,9 +174,9 @@ class Tolerant(Robust):
         return value
 
     def hostile(self, n: int) -> int:
-        most = self.tolerates(n)
+        most = self.tolerates(self.points(n))
         if isinstance(self.f, int):
-            if self.f > most:
+            if self.f > max(most, 0):
                 raise AggregationError(
                     f"{self.kind} withstands {max(most, 0)} hostile of {n} updates, not f = {self.f}; use fewer, or f "
                     "as a share such as 0.2"
@@ -243,16 +253,21 @@ class Gossiping(Remembering):
         """Trust [heard], at most 1, in the first of the histories, those of the senders that are heard."""
         raise NotImplementedError
 
+    def twins(self, squares_RU: Tensor, known_RU: Tensor) -> Tensor | None:
+        """Of U senders, who is to be distrusted for good [U]: from squared distances between R records and what the
+        senders sent in the rounds in which these were made, where `known_RU`; None: the rule does not ask."""
+        return None
+
 
 def finite(updates_ND: Tensor) -> Tensor:
-    """The places of the updates without NaN or infinity, and whose square is a number."""
+    """The places of the updates without NaN or infinity, and whose squares are far from overflowing float64."""
     import torch
 
     sums_N = updates_ND.sum(1)
     if sums_N.isfinite().all() and float(sums_N.abs().max()) < 1e30:
         return torch.arange(len(updates_ND), device=updates_ND.device)
     squares_N = torch.stack([row_D.double().square().sum() for row_D in updates_ND])
-    return squares_N.isfinite().nonzero().flatten()
+    return (squares_N < 1e300).nonzero().flatten()
 
 
 def place_of(own_D: Tensor, updates_ND: Tensor) -> int | None:

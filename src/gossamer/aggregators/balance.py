@@ -44,7 +44,7 @@ class BALANCE(GramRule):
 
     def at(self, round: int, rounds: int) -> Self:
         """The rule with the threshold of a round, counted from 0."""
-        rule = self.model_copy()
+        rule = super().at(round, rounds).model_copy()
         rule._progress = round / rounds
         return rule
 

@@ -49,7 +49,7 @@ class DnC(Tolerant):
 
     def at(self, round: int, rounds: int) -> Self:
         """The rule with the coordinates of a round."""
-        rule = self.model_copy()
+        rule = super().at(round, rounds).model_copy()
         rule._round = round
         return rule
 

@@ -148,20 +148,27 @@ class Directions:
         """Of the subspace: as many as given, or half of those there could be."""
         return (len(self.lengths_Q) + 2) // 2 if components is None else components
 
+    def main(self, dimensions: int) -> Tensor:
+        """The main directions of the unit vectors: the orthonormal basis [R, M] of Flag's first step."""
+        return subspace(self.units_RQ, self.lengths_Q.new_ones(len(self.lengths_Q)), dimensions, max_iterations=1)[0]
+
+    def coordinates(self, basis_RM: Tensor) -> Tensor:
+        """[P, M], of the unit vectors in a basis; zero for points that are zero."""
+        coordinates_PM = self.lengths_Q.new_zeros((self.count, basis_RM.shape[1]))
+        coordinates_PM[self.places_Q] = (basis_RM.T @ self.units_RQ).T
+        return coordinates_PM
+
     def rescaled(self, lengths: Tensor) -> Tensor:
-        """The coefficients [P] of the points in the sum of their directions times the lengths ([Q], or one)."""
-        return self._around_own(lengths / self.lengths_Q)
+        """The coefficients [P] of the points in the sum of their directions times the lengths ([Q], or one for all)."""
+        coefficients_P = self.lengths_Q.new_zeros(self.count)
+        coefficients_P[self.places_Q] = lengths / self.lengths_Q
+        if self.own is not None:
+            coefficients_P[self.own] = 1.0 - coefficients_P.sum()
+        return coefficients_P
 
     def combination(self, vector_R: Tensor) -> Tensor:
         """The coefficients [P] of the points in a vector that they span."""
         return self.rescaled(self.inverse_QR @ vector_R)
-
-    def _around_own(self, coefficients_Q: Tensor) -> Tensor:
-        coefficients_P = self.lengths_Q.new_zeros(self.count)
-        coefficients_P[self.places_Q] = coefficients_Q
-        if self.own is not None:
-            coefficients_P[self.own] = 1.0 - coefficients_P.sum()
-        return coefficients_P
 
 
 def subspace(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from gossamer.aggregators import GramRule
-from gossamer.aggregators.flag import Directions, subspace
+from gossamer.aggregators.flag import Directions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,5 @@ class FlagOneStep(GramRule):
     def coefficients(self, gram: Gram, weights_N: Tensor, f: int, own: int | None) -> Tensor:
         directions = Directions.of(gram, own)
         dimensions = directions.dimensions(self.components)
-        shares_Q = directions.lengths_Q.new_ones(len(directions.lengths_Q))
-        basis_RM, _, _ = subspace(directions.units_RQ, shares_Q, dimensions, max_iterations=1)
+        basis_RM = directions.main(dimensions)
         return directions.combination(basis_RM @ (basis_RM.T @ directions.units_RQ.sum(1)) / dimensions)

@@ -21,14 +21,14 @@ class SignGuard(Robust):
     """Mean, clipped to the median length, of updates of usual length and in the largest cluster of sign statistics.
 
     The statistics of an update are its shares of positive, zero and negative numbers, over all coordinates (the paper
-    draws a tenth of them); they are clustered by mean shift with a flat kernel, as wide as the mean distance of an
-    update to its n // 2 nearest others. Of two middle lengths the smaller is the median. On a graph all this is about the others' differences from the receiver's own,
-    which takes part in the mean. Ignores weights.
+    draws a tenth of them). They are clustered by mean shift with a flat kernel, as wide as the mean distance of an
+    update to its n // 2 nearest others. Of two middle lengths the smaller is the median. On a graph all this is about
+    the others' differences from the receiver's own, which takes part in the mean. Ignores weights.
 
         >>> import numpy as np
         >>> from gossamer.aggregators import SignGuard
         >>> SignGuard()(np.array([[1.0, 2.0], [2.0, 1.0], [2.0, 2.0], [-2.0, -1.0], [0.0, 1e9]])).round(2)
-        array([1.51, 1.51])
+        array([1.53, 1.53])
     """
 
     source: ClassVar[str] = "Xu, Huang, Song and Lan 2022, Algorithm 2"

@@ -47,7 +47,7 @@ class Drift(Attack):
         if new_H.any():
             direction_HD[new_H] = self._start(scene, own_HD)[new_H].to(direction_HD)
         rounds_H += 1
-        bias_H = (self.pace * rounds_H).clamp(max=self.limit).to(own_HD) * own_HD.norm(dim=1)
+        bias_H: Tensor = (self.pace * rounds_H).clamp(max=self.limit).to(own_HD) * own_HD.norm(dim=1)
         return scene.own_HD + bias_H[:, None] * direction_HD.to(own_HD)
 
     def _start(self, scene: Scene, own_HD: Tensor) -> Tensor:

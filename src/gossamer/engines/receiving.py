@@ -109,6 +109,9 @@ class Receiving:
         if isinstance(history, Gossiped) and isinstance(rule, Gossiping):
             others = heard[heard != receiver]
             trust_N = torch.ones(len(heard), dtype=torch.float64)
+            if history.exposes:
+                given_N = torch.from_numpy(weights) * (history.exposed_NN[receiver, index(heard)] == 0)
+                return given_N / given_N.sum()
             if len(others):
                 trust_N[index((heard != receiver).nonzero()[0])] = rule.trust(history.of(receiver, others), len(others))
             return trust_N / trust_N.sum()

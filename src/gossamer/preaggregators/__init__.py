@@ -6,7 +6,7 @@ multiplied; the updates themselves are touched once, by the rule.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from gossamer.plugs import Plug
 
@@ -26,3 +26,11 @@ class PreAggregator(Plug):
         own among the updates, on a graph.
         """
         raise NotImplementedError
+
+    def points(self, n: int) -> int:
+        """How many points it makes of n updates."""
+        return n
+
+    def at(self, round: int, rounds: int) -> Self:
+        """The step as it is in a round of a run, for those that change over time."""
+        return self

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from gossamer.preaggregators import PreAggregator
 from gossamer.randomness import generator
@@ -19,7 +19,7 @@ class Bucketing(PreAggregator):
     """Updates are dealt at random into buckets of s, the last perhaps smaller; their means are the points.
 
     ceil(n / s) points, of which f are hostile at most: the rule behind must withstand that. Who shares a bucket depends
-    on the seed and on n. Weights are not used, and the receiver's own update is lost among the others. s = 1 changes
+    on the seed, on n and, in a run, on the round. Weights are not used, and the receiver's own update is lost among the others. s = 1 changes
     nothing.
 
         >>> import numpy as np
@@ -33,6 +33,16 @@ class Bucketing(PreAggregator):
     kind: Literal["bucketing"] = "bucketing"
     s: int = Field(default=2, ge=1, description="updates in a bucket")
     seed: int = Field(default=0, ge=0, description="of the dealing")
+    _round: int = PrivateAttr(default=0)
+
+    def at(self, round: int, rounds: int) -> Self:
+        """The buckets of a round."""
+        step = self.model_copy()
+        step._round = round
+        return step
+
+    def points(self, n: int) -> int:
+        return -(-n // self.s)
 
     def matrix(self, gram: Gram, f: int, own: int | None) -> Tensor:
         import torch
@@ -40,7 +50,7 @@ class Bucketing(PreAggregator):
         n, kernel = len(gram), gram.kernel_BB
         if self.s == 1:
             return torch.eye(n, dtype=kernel.dtype, device=kernel.device)
-        order_N = torch.from_numpy(generator(self.seed, "bucketing", step=n).permutation(n))
+        order_N = torch.from_numpy(generator(self.seed, "bucketing", round=self._round, step=n).permutation(n))
         map_QN = torch.zeros((-(-n // self.s), n), dtype=kernel.dtype)
         map_QN[torch.arange(n) // self.s, order_N] = 1.0
         return (map_QN / map_QN.sum(1, keepdim=True)).to(kernel.device)

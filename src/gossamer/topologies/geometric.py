@@ -25,6 +25,9 @@ class Geometric(Topology):
     kind: Literal["geometric"] = "geometric"
     radius: float | None = Field(default=None, gt=0, description="largest distance of nodes that hear each other")
     degree: float | None = Field(default=None, gt=0, description="or: nodes within the radius, on average")
+    max_degree: int | None = Field(
+        default=None, ge=1, description="a node with more neighbours loses links at random until it has so many"
+    )
     connected: bool = Field(default=True, description="draw again, up to 100 times, until the graph is connected")
 
     @model_validator(mode="after")
@@ -39,6 +42,8 @@ class Geometric(Topology):
         radius = self._radius(nodes)
         for _ in range(100 if self.connected else 1):
             edges_E2 = _links(rng.random((nodes, 2)), radius)
+            if self.max_degree is not None:
+                edges_E2 = _pruned(edges_E2, nodes, self.max_degree, rng)
             if not self.connected or len(components(edges_E2, nodes)) == 1:
                 return edges_E2
         enough = math.ceil(100 * _likely(nodes)) / 100
@@ -54,6 +59,19 @@ class Geometric(Topology):
         if self.degree is not None:
             return math.sqrt(self.degree / (math.pi * max(1, nodes - 1)))
         return _likely(nodes)
+
+
+def _pruned(edges_E2: Array, nodes: int, most: int, rng: np.random.Generator) -> Array:
+    """The graph without random links of nodes that have more than `most`, node after node."""
+    neighbours: list[set[int]] = [set() for _ in range(nodes)]
+    for sender, receiver in edges_E2.tolist():
+        neighbours[receiver].add(sender)
+    for node, mine in enumerate(neighbours):
+        if len(mine) > most:
+            for other in rng.choice(sorted(mine), size=len(mine) - most, replace=False).tolist():
+                mine.discard(other)
+                neighbours[other].discard(node)
+    return both_ways(np.array([(i, j) for i, mine in enumerate(neighbours) for j in mine], np.int64).reshape(-1, 2))
 
 
 def _likely(nodes: int) -> float:
