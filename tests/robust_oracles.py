@@ -134,8 +134,11 @@ def geometric_median(rows_ND: Array, f: int) -> Array:
     return min([*rows_ND, *found], key=total)
 
 
-def caf(rows_ND: Array, f: int) -> Array:
-    """The filter with a D x D covariance matrix and its eigenvectors (Allouah et al. 2025, Algorithm 2)."""
+def caf(rows_ND: Array, f: int, by_removed: bool = False) -> Array:
+    """The filter with a D x D covariance matrix and its eigenvectors (Allouah et al. 2025, Algorithm 2).
+
+    `by_removed`: updates of weight zero count among the farthest, by which the others' weights are lowered.
+    """
     counts = np.ones(len(rows_ND))
     least, best = np.inf, rows_ND.mean(0)
     while counts.sum() > len(rows_ND) - 2 * f:
@@ -145,7 +148,7 @@ def caf(rows_ND: Array, f: int) -> Array:
         if values[-1] < least:
             least, best = values[-1], mean
         outlying = (centred @ vectors[:, -1]) ** 2
-        most = outlying[counts > 0].max()
+        most = outlying.max() if by_removed else outlying[counts > 0].max()
         if most <= 0:
             break
         counts = counts * (1 - outlying / most).clip(0)

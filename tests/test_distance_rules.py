@@ -271,7 +271,7 @@ def test_two_hostile_updates_need_so_many_in_all(rule: type[Aggregator], least: 
 
 
 def test_bulyan_refuses_too_few_buckets() -> None:
-    with pytest.raises(AggregationError, match="smaller buckets"):
+    with pytest.raises(AggregationError, match="withstands 0 hostile of 12"):
         Bulyan(f=2, before=[{"kind": "bucketing", "s": 4}])(updates(13, 12, 2))
 
 

@@ -157,6 +157,14 @@ def test_fltrust_finds_the_trusted_update_among_the_others_or_not() -> None:
     np.testing.assert_allclose(among_D.numpy(), trusted_mean(others_ND.numpy(), own_D.numpy()), rtol=1e-9)
 
 
+def test_fltrust_mixes_the_others_only() -> None:
+    rows_ND, own_D = honest(7, 40), honest(1, 40, seed=4)[0]
+    squares_NN = ((rows_ND[:, None] - rows_ND) ** 2).sum(2)
+    mixed_ND = np.stack([rows_ND[np.argsort(row)[:5]].mean(0) for row in squares_NN])
+    found_D = FLTrust(before=[{"kind": "nnm", "f": 2}])(rows_ND, own=own_D)
+    np.testing.assert_allclose(found_D, trusted_mean(mixed_ND, own_D), rtol=1e-9)
+
+
 def test_fltrust_withstands_any_number_of_hostile_updates() -> None:
     own_D = honest(1, 40)[0]
     hostile_ND = np.concatenate([-1e9 * honest(6, 40), np.full((2, 40), np.nan), np.full((1, 40), np.inf)])
@@ -180,9 +188,10 @@ def test_fltrust_says_what_it_lacks(own: Array | None, message: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_dtype_and_inputs_are_kept_and_results_repeat(rule: Any, dtype: type) -> None:
     rows_ND = honest(7, 10_000).astype(dtype)
-    rows_ND.flags.writeable = False
+    before_ND = rows_ND.copy()
     own = {"own": rows_ND[0]} if rule.trusts else {}
     found_D = rule(rows_ND, **own)
     assert found_D.dtype == dtype
+    np.testing.assert_array_equal(rows_ND, before_ND)
     np.testing.assert_array_equal(found_D, rule(rows_ND, **own))
     np.testing.assert_allclose(rule(rows_ND[::-1].copy(), **own), found_D, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ import torch
 from federations import small, state_of
 
 import gossamer
-from gossamer.engines import local
+from gossamer.engines import Round, local
 from gossamer.federation import Federation
 from gossamer.methods import Inbox, View
 from gossamer.methods.dsgd import DSGD
@@ -73,4 +73,4 @@ def test_other_exchanges_are_merged_one_by_one(changes):
     federation = Federation(small(**{**WIDE, **changes}))
     participants = federation.participants(0)
     exchange = federation.exchanges.of(0, participants, 0)[0]
-    assert not local._straight(federation, exchange, participants)
+    assert not local._straight(federation, exchange, Round(0, participants, federation.nodes))

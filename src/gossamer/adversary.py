@@ -87,13 +87,8 @@ class Adversary:
         if self.placement.host >= 0:
             struck.silent += [h for h in hostile.tolist() if not self.hostile.sends(self._dice("sends", h, round))]
             hostile = np.setdiff1d(hostile, struck.silent)
-            for name, rows in sent.items():
-                if rows[0].numel() > 1:
-                    host = rows[self.placement.host].clone()
-                    for identity in hostile.tolist():
-                        rows[identity].copy_(
-                            self.hostile.disguised(host, self._dice(f"disguise {name}", identity, round))
-                        )
+            for rows in sent.values():
+                rows[index(hostile)] = rows[self.placement.host].clone()
         if self.attack.forges and self.attack.aim == "all" and len(hostile):
             for seen, senders in self._groups(hostile, honest, heard_E2):
                 for name, rows in sent.items():
@@ -102,6 +97,11 @@ class Adversary:
                         struck.silent += [h for h in senders.tolist() if h not in struck.silent]
                         break
                     rows.index_copy_(0, index(senders), forged.to(rows.dtype).reshape(len(senders), *rows.shape[1:]))
+        if self.placement.host >= 0:
+            for name, rows in sent.items():
+                for identity in np.setdiff1d(hostile, struck.silent).tolist() if rows[0].numel() > 1 else []:
+                    dice = self._dice(f"disguise {name}", identity, round)
+                    rows[identity].copy_(self.hostile.disguised(rows[identity].clone(), dice))
         if self._mangles:
             for node in np.setdiff1d(hostile, struck.silent).tolist():
                 message = self.attack.mangle({name: rows[node] for name, rows in sent.items()})

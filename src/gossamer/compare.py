@@ -176,7 +176,8 @@ def reach(runs: Sequence[Run], target: float, metric: str = "test_accuracy") -> 
 
 @dataclass(frozen=True)
 class Row:
-    """One arm of a comparison. `merged` is the global or averaged model, `validation` the nodes' own items.
+    """One arm of a comparison. `merged` is the global or averaged model, `validation` the nodes' own items, `attack`
+    the success of an attack that has an aim.
 
     `reach` is None without a target.
     """
@@ -187,6 +188,7 @@ class Row:
     worst: Estimate | None
     merged: Estimate | None
     validation: Estimate | None
+    attack: Estimate | None
     bytes: Estimate | None
     seconds: Estimate | None
     rounds: int
@@ -211,6 +213,7 @@ def _row(arm: str, runs: Sequence[Run], target: float | None) -> Row:
         worst=over_seeds("worst_node"),
         merged=over_seeds("merged_accuracy"),
         validation=over_seeds("validation_accuracy"),
+        attack=over_seeds("attack_success"),
         bytes=over_seeds("bytes"),
         seconds=over_seeds("seconds"),
         rounds=max(int(summary["rounds"]) for summary in summaries),

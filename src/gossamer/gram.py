@@ -120,7 +120,7 @@ def combined(rows_ND: Tensor, coefficients_N: Tensor) -> Tensor:
     result_D = rows_ND.new_zeros(rows_ND.shape[1])
     # Runs of rows that are used, so that none is copied.
     starts = [i for place, i in enumerate(used) if place == 0 or used[place - 1] != i - 1]
-    for start, following in zip(starts, [*starts[1:], len(rows_ND)], strict=True):
+    for start, following in zip(starts, [*starts[1:], len(rows_ND)], strict=False):
         stop = max(i for i in used if i < following) + 1
         result_D.addmv_(rows_ND[start:stop].T, given_N[start:stop])
     return result_D

@@ -240,7 +240,7 @@ def _memory(
         "interpreter": base,
         "data": _data_bytes(shards),
         "population": population,
-        "histories": history_bytes(experiment, nodes, max(size.values())),
+        "histories": history_bytes(experiment, nodes, max(size.values(), default=0)),
         "models and activations": (processes + 1) * model + max(1, processes) * work,
         "workers": processes * WORKER_BYTES,
     }

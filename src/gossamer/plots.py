@@ -32,6 +32,7 @@ TITLES = {
     "test_accuracy": "Test accuracy",
     "validation_accuracy": "Accuracy on the nodes' own validation items",
     "train_accuracy": "Training accuracy",
+    "attack_success": "Success of the attack",
     "test_loss": "Test loss",
     "validation_loss": "Validation loss",
     "train_loss": "Training loss",
@@ -151,7 +152,7 @@ def _scale(ax: Axes, metric: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines] or [np.empty(0)])
-    if metric.endswith(("accuracy", "f1", "auc")):
+    if metric.endswith(("accuracy", "f1", "auc", "success")):
         ax.set_ylim(0, 1.01)
         ax.set_yticks(np.linspace(0, 1, 6))
     elif metric == "consensus_distance" and len(values) and (values > 0).all() and values.max() > 30 * values.min():

@@ -29,7 +29,7 @@ class FlagMedian(GramRule):
         array([3., 0.])
     """
 
-    source: ClassVar[str] = "new here; the subspace is that of Almasi, Mishra, Vamanan and Ravi 2024"
+    source: ClassVar[str] = "ours; the subspace is that of Almasi, Mishra, Vamanan and Ravi 2024"
 
     kind: Literal["flag_median"] = "flag_median"
     components: int | None = Field(

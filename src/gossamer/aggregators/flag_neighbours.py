@@ -30,7 +30,7 @@ class FlagNeighbours(Tolerant, GramRule):
         array([3., 0.])
     """
 
-    source: ClassVar[str] = "new here; mixing as in Allouah et al. 2023, subspace as in Almasi et al. 2024"
+    source: ClassVar[str] = "ours; mixing as in Allouah et al. 2023, subspace as in Almasi et al. 2024"
 
     kind: Literal["flag_neighbours"] = "flag_neighbours"
     components: int | None = Field(

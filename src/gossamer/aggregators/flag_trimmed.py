@@ -31,7 +31,7 @@ class FlagTrimmed(Tolerant, GramRule):
         array([3., 0.])
     """
 
-    source: ClassVar[str] = "new here; the subspace is that of Almasi, Mishra, Vamanan and Ravi 2024"
+    source: ClassVar[str] = "ours; the subspace is that of Almasi, Mishra, Vamanan and Ravi 2024"
 
     kind: Literal["flag_trimmed"] = "flag_trimmed"
     components: int | None = Field(

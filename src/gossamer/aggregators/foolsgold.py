@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from gossamer.aggregators import GramRule
+from gossamer.aggregators import Remembering
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,11 +15,12 @@ ALIKE = 1e-6
 """Distance of a cosine from 1 below which float32 rows cannot be told apart."""
 
 
-class FoolsGold(GramRule):
+class FoolsGold(Remembering):
     """Mean weighted by how little the history of a sender resembles that of any other.
 
-    The history of a sender is the sum of its updates so far; on plain arrays, these updates. On a graph the receiver's
-    own is scored like the others. Needs no number of hostile updates, but honest ones that differ. Ignores weights.
+    The history of a sender is the sum of its updates so far, or on a graph what `remember` says; on plain arrays, these
+    updates. On a graph the receiver's own is scored like the others. Needs no number of hostile updates, but honest
+    ones that differ. Ignores weights.
 
         >>> import numpy as np
         >>> from gossamer.aggregators import FoolsGold

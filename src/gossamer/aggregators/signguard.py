@@ -79,7 +79,7 @@ def sign_shares(rows_ND: Tensor, map_PN: Tensor | None = None, own: int | None =
     for start in range(0, rows_ND.shape[1], COLUMNS):
         block_NC = rows_ND[:, start : start + COLUMNS]
         points_PC = block_NC if map_PN is None else map_PN.to(block_NC) @ block_NC
-        points_PC = points_PC if own is None else points_PC - block_NC[own]
+        points_PC = points_PC if own is None else points_PC - points_PC[own]
         counts_P2[:, 0] += (points_PC > 0).sum(1)
         counts_P2[:, 1] += (points_PC < 0).sum(1)
     shares_P2 = counts_P2 / rows_ND.shape[1]

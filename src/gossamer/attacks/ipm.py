@@ -28,4 +28,6 @@ class IPM(Attack):
     scale: float = Field(default=0.1, gt=0, description="length of what is sent, in honest means")
 
     def forge(self, scene: Scene) -> Tensor:
+        if len(scene.honest_GD) == 0:
+            return scene.own_HD
         return (scene.base_D - self.scale * scene.change).expand_as(scene.own_HD)

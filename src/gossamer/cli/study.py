@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,8 @@ Seeds = Annotated[
     int | None, typer.Option("--seeds", metavar="N", help="How many of its seeds; default: all.", show_default=False)
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Where run folders are kept, in one named after the study.")]
+FEW = 6
+"""Arms that are not done yet are named up to this number."""
 COLOURS = {"holds": "green", "does not hold": "red"}
 
 
@@ -178,25 +181,35 @@ def _state(tasks: Sequence[Task], ended: set[Task], seconds_left: float | None) 
     from gossamer import units
 
     text = f"{len(ended)} of {len(tasks)} runs done"
-    counts = {arm: [task in ended for task in tasks if task.arm == arm] for arm in dict.fromkeys(t.arm for t in tasks)}
-    open_arms = [f"{arm} {sum(done)}/{len(done)}" for arm, done in counts.items() if not all(done)]
+    of, done = Counter(task.arm for task in tasks), Counter(task.arm for task in ended)
+    open_arms = [f"{arm} {done[arm]}/{count}" for arm, count in of.items() if done[arm] < count]
     if not open_arms:
         return text
     left = f", about {units.duration(seconds_left)} left" if seconds_left is not None else ""
+    if len(open_arms) > FEW:
+        return f"{text}{left}; {len(open_arms)} of {len(of)} arms are not done yet"
     return f"{text}{left}: {', '.join(open_arms)}"
 
 
 def _show(found: Findings, written: Sequence[Path], json: bool) -> None:
     """Tables and verdicts on standard output, or the verdicts as JSON."""
-    from gossamer.studies.results import arms_cells, caption, claims_cells, headline, notes
+    from gossamer.studies.results import arms_cells, caption, claims_cells, crossed_cells, headline, notes
 
     if json:
         emit(headline(found))
         return
     out = console()
+    crossed = crossed_cells(found)
+    if crossed:
+        out.print(f"[bold]{_plain(found.study.title)}[/]")
+    for title, (columns, lines) in crossed:
+        out.print(f"\n[italic]{_plain(title)}[/]")
+        out.print(table(columns, [[_plain(cell) for cell in line] for line in lines]))
     columns, lines = arms_cells(found)
-    spare = list(reversed(columns[2:]))
-    out.print(table(columns, [[_plain(cell) for cell in line] for line in lines], title=found.study.title, spare=spare))
+    if lines:
+        spare = list(reversed(columns[2:]))
+        cells = [[_plain(cell) for cell in line] for line in lines]
+        out.print(table(columns, cells, title="" if crossed else found.study.title, spare=spare))
     out.print(f"[dim]{_plain(caption(found))}[/]\n")
     if found.claims:
         columns, lines = claims_cells(found)

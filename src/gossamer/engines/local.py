@@ -214,33 +214,37 @@ def _straight(federation: Federation, exchange: Exchange, result: Round) -> bool
     plain = rule.linear and not federation.corrects and not federation.exact and not exchange.everyone
     same = federation.sent.keys() <= federation.population.state.keys()
     everybody = len(result.participants) == federation.nodes
-    apart = result.watched or federation.adversary.per_neighbour
+    apart = result.watched or federation.experiment.attack.forges
     return plain and same and federation.method.adopts and everybody and not apart
 
 
 def _mixing(federation: Federation, exchange: Exchange, struck: Struck) -> csr_array:
     """The mixing matrix of an exchange without those who are not heard.
 
-    A Sybil attacker takes the plain mean of all that reaches any of its names and of what these send themselves, and
-    all its names go on from that.
+    Hostile nodes that forge what they send go on from what honest ones sent, whatever the others forge. A Sybil attacker
+    goes on, under all its names, from the plain mean of all that reaches any of them and of what these send themselves.
     """
     if struck.absent:
         kept_E2 = exchange.heard_E2[~np.isin(exchange.heard_E2[:, 0], struck.absent)]
         exchange = dataclasses.replace(exchange, heard_E2=kept_E2)
     weights_NN = federation.exchanges.mixing(exchange)
-    placement = federation.placement
-    if placement.host < 0:
+    placement, forges = federation.placement, federation.experiment.attack.forges
+    if placement.host < 0 and not (forges and len(placement.hostile)):
         return weights_NN
-    to_names_E2 = exchange.heard_E2[placement.is_hostile[exchange.heard_E2[:, 1]]]
-    heard = np.union1d(placement.hostile, to_names_E2[:, 0])
-    from scipy.sparse import csr_array as sparse
+    mixed_NN = weights_NN.copy()
+    of_hostile = np.repeat(placement.is_hostile, np.diff(weights_NN.indptr))
+    if placement.host >= 0:
+        from scipy.sparse import csr_array as sparse
 
-    rows = np.repeat(placement.hostile, len(heard))
-    columns = np.tile(heard, len(placement.hostile))
-    theirs_NN = sparse((np.full(len(rows), 1.0 / len(heard)), (rows, columns)), shape=weights_NN.shape)
-    honest_NN = weights_NN.copy()
-    honest_NN.data[np.repeat(placement.is_hostile, np.diff(weights_NN.indptr))] = 0.0
-    mixed_NN = (honest_NN + theirs_NN).tocsr()
+        to_names_E2 = exchange.heard_E2[placement.is_hostile[exchange.heard_E2[:, 1]]]
+        heard = np.union1d(placement.hostile[:0] if forges else placement.hostile, to_names_E2[:, 0])
+        rows = np.repeat(placement.hostile, len(heard))
+        columns = np.tile(heard, len(placement.hostile))
+        theirs_NN = sparse((np.full(len(rows), 1.0 / max(1, len(heard))), (rows, columns)), shape=weights_NN.shape)
+        mixed_NN.data[of_hostile] = 0.0
+        mixed_NN = (mixed_NN + theirs_NN).tocsr()
+    else:
+        mixed_NN.data[of_hostile & placement.is_hostile[weights_NN.indices]] = 0.0
     mixed_NN.eliminate_zeros()
     mixed_NN.sort_indices()
     return mixed_NN
@@ -288,6 +292,8 @@ def _inboxes(
         for place, receiver in enumerate(block.tolist()):
             span = slice(weights_NN.indptr[receiver], weights_NN.indptr[receiver + 1])
             heard, given = weights_NN.indices[span], weights_NN.data[span]
+            if not len(heard):
+                continue  # A hostile node that hears nobody honest stays where it was.
             if linear:
                 fields = {name: rows[place] for name, rows in mixed.items()}
                 if stats is not None:

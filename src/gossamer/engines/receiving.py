@@ -130,6 +130,8 @@ class Receiving:
             self.share_products(name, heard_by, total)
             rows, columns, values = [], [], []
             for receiver, heard, given in zip(participants.tolist(), heard_by, given_by, strict=True):
+                if not len(heard):
+                    continue
                 used, coefficients = self.combination(name, heard, given, receiver)
                 rows.append(np.full(len(used), receiver))
                 columns.append(used)

@@ -22,7 +22,7 @@ class Hostile(Plug):
 
     @classmethod
     def default_kind(cls) -> str:
-        return "nodes"
+        return "byzantine"
 
     def places(self, edges_E2: Array, nodes: int, rng: np.random.Generator) -> Array:
         """The hostile ones among the nodes, ascending."""

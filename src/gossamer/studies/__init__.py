@@ -10,9 +10,15 @@
     [arms.none]
     method = "local"
 
+    [cross.rule.krum]                       # instead, or besides: each level of one factor with each of another, arms
+    aggregator = "krum"                     # such as krum--ipm (see gossamer.studies.crossing)
+    [cross.attack.ipm]
+    attack = "ipm"
+
     [quick]                                 # --quick: which arms and seeds are kept, and overrides for each arm
     seeds = [0, 1]
     rounds = 20
+    cross = { rule = ["krum"] }             # of crossed arms, the levels that are kept; the other factor keeps all
 
     [[claims]]
     name = "merging helps"
@@ -22,7 +28,7 @@
     every_seed = true                       # each seed must pass too
 
     [[plots]]
-    kind = "curves"                         # or "bars" with metrics = ["merged", "local"]
+    kind = "curves"                         # or "bars" with metrics = ["merged", "local"], or "heatmap" of crossed arms
     metric = "merged"
     arms = ["single", "none"]               # all without it
 

@@ -3,6 +3,8 @@
     value = "single.merged - single.local"                        arms and their metrics, + - * / ( )
     value = 'max("R0.2".local, ring.local) / 2'                   min, max, abs; arms with '-', '.' or digits quoted
     value = "reaches(late, local, 0.7) - reaches(even, local, 0.7)"   rounds until a metric is first at 0.7
+    value = "worst(krum, merged) - worst(mean, merged)"           arms that are crossed: the lowest value of all arms of
+                                                                  a level, seed by seed; most(krum, attack): the highest
 
 Values are paired: one for each seed, from the runs of all arms with that seed. What stands in a claim is parsed, never
 executed. Which arms and metrics there are is not known here.
@@ -36,15 +38,21 @@ QUOTES = "a name with '-', '.' or a digit in front is quoted, e.g. \"all-reduce\
 
 @dataclass(frozen=True)
 class Term:
-    """What a claim asks of one run: a metric of an arm, or (with a target) the rounds until it is first that high."""
+    """What a claim asks of one run: a metric of an arm, or (with a target) the rounds until it is first that high.
+
+    With `over` the arm is a level of crossed arms, and what is asked is the extreme over all arms of that level.
+    """
 
     arm: str
     metric: str
     target: float | None = None
+    over: Literal["", "worst", "most"] = ""
 
     def __str__(self) -> str:
         plain = self.arm.isidentifier() and not keyword.iskeyword(self.arm)
         arm = self.arm if plain else f'"{self.arm}"'
+        if self.over:
+            return f"{self.over}({arm}, {self.metric})"
         return f"{arm}.{self.metric}" if self.target is None else f"reaches({arm}, {self.metric}, {self.target:g})"
 
 
@@ -110,6 +118,8 @@ def _formula(node: ast.expr, terms: list[Term], depth: int) -> Formula:
             return _looked_up(Term(_arm(arm), metric), terms)
         case ast.Call(func=ast.Name(id="reaches"), args=args, keywords=[]):
             return _looked_up(_reaches(args), terms)
+        case ast.Call(func=ast.Name(id="worst" | "most" as over), args=args, keywords=[]):
+            return _looked_up(_extreme(over, args), terms)
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
             function, least, most = FUNCTIONS[name]
             if not least <= len(args) <= most:
@@ -119,9 +129,8 @@ def _formula(node: ast.expr, terms: list[Term], depth: int) -> Formula:
         case ast.Call(func=ast.Name(id=name), keywords=[_, *_]):
             raise ExperimentError(f"{name}() takes values without names")
         case ast.Call(func=ast.Name(id=name)):
-            raise ExperimentError(
-                f"no function '{name}'; there are {', '.join(FUNCTIONS)} and reaches(arm, metric, 0.7)"
-            )
+            known = f"{', '.join(FUNCTIONS)} and reaches(arm, metric, 0.7), worst(level, metric), most(level, metric)"
+            raise ExperimentError(f"no function '{name}'; there are {known}")
         case ast.Name(id=name):
             raise ExperimentError(f"'{name}' is no number and no arm.metric; {QUOTES}")
     raise ExperimentError(f"'{_short(ast.unparse(node))}' is no arithmetic over arm.metric; {QUOTES}")
@@ -146,6 +155,13 @@ def _reaches(args: list[ast.expr]) -> Term:
         case [arm, ast.Name(id=metric), ast.Constant(value=int() | float()) as target] if target.value is not True:
             return Term(_arm(arm), metric, _number(target))
     raise ExperimentError("reaches() takes an arm, a metric and a number, e.g. reaches(single, local, 0.7)")
+
+
+def _extreme(over: Literal["worst", "most"], args: list[ast.expr]) -> Term:
+    match args:
+        case [level, ast.Name(id=metric)]:
+            return Term(_arm(level), metric, over=over)
+    raise ExperimentError(f"{over}() takes a level of crossed arms and a metric, e.g. {over}(krum, merged)")
 
 
 def _number(node: ast.Constant) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from gossamer.arms import experiments_of, read_file
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment, Section
-from gossamer.studies.claims import Bar, Expression, parse
+from gossamer.studies.claims import Bar, Expression, Term, parse
+from gossamer.studies.crossing import Cross, crossed_experiments, kept_pairs, read_cross
 from gossamer.studies.outcomes import METRICS
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
@@ -56,17 +57,22 @@ class Claim(Section):
 class Plot(Section):
     """A figure of the results."""
 
-    kind: Literal["curves", "bars"]
+    kind: Literal["curves", "bars", "heatmap"]
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", description="of the file; default: kind and metrics")
     title: str = ""
     arms: list[str] = Field(default=[], description="default: all arms")
-    metric: str = Field(default="", description="curves: what is drawn after each round, a line for each arm")
+    metric: str = Field(
+        default="",
+        description="curves: what is drawn after each round, a line for each arm; heatmap: the end of crossed arms",
+    )
     metrics: list[str] = Field(default=[], description="bars: what is drawn of the end, a group of bars for each arm")
 
     @model_validator(mode="after")
     def _has_its_metrics(self) -> Plot:
         if self.kind == "curves" and (not self.metric or self.metrics):
             raise ValueError('curves show one metric: metric = "merged"')
+        if self.kind == "heatmap" and (not self.metric or self.metrics or self.arms):
+            raise ValueError('heat maps show one metric of all crossed arms: metric = "merged"')
         if self.kind == "bars" and (not self.metrics or self.metric):
             raise ValueError('bars show a list of metrics: metrics = ["merged", "local"]')
         return self
@@ -94,6 +100,7 @@ class _Quick(Section):
     """The keys of [quick] beside those of an experiment."""
 
     arms: list[str] = Field(default=[])
+    cross: dict[str, list[str]] = Field(default={})
     seeds: Seeds | None = None
 
 
@@ -108,6 +115,7 @@ class Contents(NamedTuple):
     quick: Mapping[str, Experiment]
     claims: tuple[Claim, ...]
     plots: tuple[Plot, ...]
+    cross: Cross | None
 
 
 def contents(path: Path, name: str) -> Contents:
@@ -122,18 +130,28 @@ def contents(path: Path, name: str) -> Contents:
 
 
 def _contents(table: Table, arms: Mapping[str, Table]) -> Contents:
-    if not arms:
+    crossed = read_cross(table.pop("cross", {}), arms)
+    if not arms and not crossed:
         raise ExperimentError("arms: a study needs one table for each arm, e.g. [arms.single]")
+    cross, levels = crossed or (None, {})
+    names = dict.fromkeys([*arms, *(cross.arms if cross else ())])
     claims, plots = _tables(table, "claims"), _tables(table, "plots")
     reduced = table.pop("quick", {})
     if not isinstance(reduced, dict):
         raise ExperimentError("quick: write a table of overrides, e.g. [quick] with rounds = 10")
     head, base = _split(_Head, table, "")
     kept, overrides = _split(_Quick, reduced, "quick.")
-    _require(kept.arms, arms, "quick.arms", "arm")
-    experiments = experiments_of(base, arms)
+    _require(kept.arms, names, "quick.arms", "arm")
+    chosen = {*(kept.arms or arms), *kept_pairs(cross, kept.cross)} if kept.cross else set(kept.arms or names)
+
+    def experiments_for(which: Collection[str], over: Table | None = None) -> dict[str, Experiment]:
+        plain = {arm: arms[arm] for arm in arms if arm in which}
+        found = experiments_of(base, plain, over) if plain else {}
+        return found | (crossed_experiments(base, cross, levels, which, over) if cross else {})
+
+    experiments = experiments_for(names)
     try:
-        quick = experiments_of(base, {arm: arms[arm] for arm in kept.arms or arms}, overrides)
+        quick = experiments_for(chosen, overrides)
     except ExperimentError as error:
         raise ExperimentError(f"with [quick]: {error}") from None
     if any(experiment.seed for experiment in (*experiments.values(), *quick.values())):
@@ -145,8 +163,9 @@ def _contents(table: Table, arms: Mapping[str, Table]) -> Contents:
         experiments=experiments,
         quick_seeds=_distinct(kept.seeds or head.seeds, "quick.seeds"),
         quick=quick,
-        claims=_claims(claims, arms),
-        plots=tuple(_plot(one, arms, f"plots, table {number}") for number, one in enumerate(plots, 1)),
+        claims=_claims(claims, names, cross),
+        plots=tuple(_plot(one, names, cross, f"plots, table {number}") for number, one in enumerate(plots, 1)),
+        cross=cross,
     )
 
 
@@ -165,7 +184,8 @@ def _split(model: type[Model], table: Table, where: str) -> tuple[Model, Table]:
     """A table of both kinds of keys as those of `model` and those of an experiment."""
     own = {key: value for key, value in table.items() if key in model.model_fields}
     rest = {key: value for key, value in table.items() if key not in own}
-    known = [*model.model_fields, *([] if where else ["arms", "quick", "claims", "plots"]), *Experiment.model_fields]
+    tables = [] if where else ["arms", "cross", "quick", "claims", "plots"]
+    known = [*model.model_fields, *tables, *Experiment.model_fields]
     for key in rest:
         if key.partition(".")[0] not in known:
             raise ExperimentError(f"unknown key '{where}{key}'; {_near(key, known)}valid keys: {', '.join(known)}")
@@ -195,7 +215,7 @@ def _distinct(seeds: list[int], where: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _claims(tables: list[Table], arms: Mapping[str, Any]) -> tuple[Claim, ...]:
+def _claims(tables: list[Table], arms: Mapping[str, Any], cross: Cross | None) -> tuple[Claim, ...]:
     claims: dict[str, Claim] = {}
     for number, table in enumerate(tables, 1):
         where = f"claim '{table['name']}'" if isinstance(table.get("name"), str) else f"claims, table {number}"
@@ -207,22 +227,36 @@ def _claims(tables: list[Table], arms: Mapping[str, Any]) -> tuple[Claim, ...]:
         except ExperimentError as error:
             raise ExperimentError(f"{where}: {error}") from None
         for term in terms:
-            _require([term.arm], arms, where, "arm")
+            _require_arm(term, arms, cross, where)
             _require([term.metric], METRICS, where, "metric")
+            if term.over == "worst" and METRICS[term.metric].low_is_good:
+                raise ExperimentError(f"{where}: {term}: of '{term.metric}' more is worse; write most(...)")
             if term.target is not None and term.metric not in CLIMBING:
                 raise ExperimentError(f"{where}: {term}: what can be reached is {', '.join(CLIMBING)}")
         claims[claim.name] = claim
     return tuple(claims.values())
 
 
+def _require_arm(term: Term, arms: Mapping[str, Any], cross: Cross | None, where: str) -> None:
+    """Raises ExperimentError where a claim is about an arm, or a level of crossed arms, that is not there."""
+    if not term.over:
+        _require([term.arm], arms, where, "arm")
+    elif cross is None:
+        raise ExperimentError(f"{where}: {term} is about crossed arms, and there is no table [cross]")
+    else:
+        _require([term.arm], dict.fromkeys([*cross.rows, *cross.columns]), where, "level")
+
+
 CLIMBING = [name for name, metric in METRICS.items() if metric.by_round and metric.unit == "accuracy"]
 """The metrics that have a value after each round and are better the higher."""
 
 
-def _plot(table: Table, arms: Mapping[str, Any], where: str) -> Plot:
+def _plot(table: Table, arms: Mapping[str, Any], cross: Cross | None, where: str) -> Plot:
     plot = _read(Plot, table, f"{where}: ")
     _require(plot.arms, arms, f"{where}: arms", "arm")
     _require(plot.shown, METRICS, where, "metric")
+    if plot.kind == "heatmap" and cross is None:
+        raise ExperimentError(f"{where}: a heat map is of crossed arms, and there is no table [cross]")
     metrics = [METRICS[name] for name in plot.shown]
     if plot.kind == "curves" and not metrics[0].by_round:
         possible = ", ".join(name for name, metric in METRICS.items() if metric.by_round)
@@ -235,9 +269,19 @@ def _plot(table: Table, arms: Mapping[str, Any], where: str) -> Plot:
 def _require(names: Iterable[str], known: Mapping[str, Any], where: str, what: str) -> None:
     for name in names:
         if name not in known:
-            raise ExperimentError(f"{where}: no {what} '{name}'; {_near(name, known)}{what}s: {', '.join(known)}")
+            raise ExperimentError(f"{where}: no {what} '{name}'; {_near(name, known)}{what}s: {few(known)}")
         if what == "metric" and not METRICS[name].recorded:
             raise ExperimentError(f"{where}: runs of this version of Gossamer do not record '{name}'")
+
+
+MANY = 24
+"""Names that a message lists, at most."""
+
+
+def few(names: Collection[str]) -> str:
+    """Names in a row; of more than 24 the first ones and how many there are."""
+    listed = list(names)
+    return ", ".join(listed[:MANY]) + (f", ... ({len(listed)} in all)" if len(listed) > MANY else "")
 
 
 def _near(name: str, known: Iterable[str]) -> str:

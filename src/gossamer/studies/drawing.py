@@ -1,8 +1,9 @@
-"""The figures of a study: metrics over rounds, and metrics at the end with every seed as a dot."""
+"""The figures of a study: metrics over rounds, at the end with every seed as a dot, and of crossed arms in colours."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gossamer import units
+from gossamer.heatmaps import heatmap
 from gossamer.plots import GRID, HUES, INK, blank, legend, looks, title
 from gossamer.record import whole
+from gossamer.studies.matrices import WORST, matrix
 from gossamer.studies.outcomes import METRICS, Metric, outcome, series
 
 if TYPE_CHECKING:
@@ -37,7 +40,10 @@ def draw(found: Findings, folder: Path) -> list[Path]:
     for plot in found.study.plots:
         names = [arm for arm in plot.arms or found.runs if arm in found.runs]
         arms = {arm: list(found.runs[arm].values()) for arm in names}
-        figure = curves(arms, plot, look) if plot.kind == "curves" else bars(arms, plot)
+        if plot.kind == "heatmap":
+            figure = heat(found, plot)
+        else:
+            figure = curves(arms, plot, look) if plot.kind == "curves" else bars(arms, plot)
         if figure is None:
             continue
         path = folder / f"{plot.file_name}.png"
@@ -128,7 +134,37 @@ def bars(arms: Arms, plot: Plot) -> Figure | None:
     return figure
 
 
-_KINDS = {"accuracy": "accuracy", "number": "value", "count": "count", "bytes": "bytes", "seconds": "seconds"}
+def heat(found: Findings, plot: Plot) -> Figure | None:
+    """A metric of crossed arms at the end, in colours; the last column is the worst over the others for each seed.
+
+    None where no run has measured it.
+    """
+    shown, metric = matrix(found, plot.metric), METRICS[plot.metric]
+    if shown is None:
+        return None
+    cells = [[*cells, worst] for cells, worst in zip(shown.cells, shown.worst, strict=True)]
+    means_RC = np.array([[math.nan if cell is None else cell.mean for cell in line] for line in cells])
+    half_RC = np.array([[math.nan if cell is None or cell.half_width is None else cell.half_width for cell in line]
+                        for line in cells])  # fmt: skip
+    extreme = np.nanmin if metric.low_is_good else np.nanmax
+    worst_R = means_RC[:, -1]
+    best = np.flatnonzero(worst_R == extreme(worst_R)).tolist() if np.isfinite(worst_R).any() else []
+    count = len(found.seeds)
+    seeds = f"mean over {count} seeds" if count > 1 else "one seed"
+    note = f"{seeds}; worst: the {'highest' if metric.low_is_good else 'lowest'} of the row for each seed"
+    limits = (0.0, 1.0) if metric.unit in ("accuracy", "share") else None
+    return heatmap(means_RC, shown.rows, [*shown.columns, WORST], metric.words, half_widths_RC=half_RC, apart=1,
+                   best=best, low_is_good=metric.low_is_good, limits=limits, text=plot.title, note=note)  # fmt: skip
+
+
+_KINDS = {
+    "accuracy": "accuracy",
+    "share": "share",
+    "number": "value",
+    "count": "count",
+    "bytes": "bytes",
+    "seconds": "seconds",
+}
 """What an axis of several metrics of a unit is called."""
 
 
@@ -143,10 +179,10 @@ def _capital(text: str) -> str:
 
 
 def _from_zero(axis: Axis, metric: Metric, low: float, high: float) -> None:
-    """Accuracy on the whole scale from 0 to 1, other values from 0; bytes and seconds with their units."""
+    """Accuracies and shares on the whole scale from 0 to 1, other values from 0; bytes and seconds with their units."""
     from matplotlib.ticker import FuncFormatter
 
-    if metric.unit == "accuracy":
+    if metric.unit in ("accuracy", "share"):
         axis.set_view_interval(0, 1.01, ignore=True)
         axis.set_ticks(list(np.linspace(0, 1, 6)))
     else:

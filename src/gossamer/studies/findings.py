@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gossamer.errors import RunError
 from gossamer.studies.agenda import Task, finished_run
 from gossamer.studies.claims import OPEN, Judgement, Term, judge
+from gossamer.studies.contents import few
 from gossamer.studies.outcomes import METRICS, outcome, reaches
 
 if TYPE_CHECKING:
@@ -79,28 +80,37 @@ def find(study: Study, seeds: Sequence[int], runs: Runs) -> Findings:
 def _finding(claim: Claim, study: Study, seeds: Sequence[int], runs: Runs) -> Finding:
     """A claim over the seeds for which all of its arms have a run."""
     terms = claim.expression.terms
-    absent = [arm for arm in dict.fromkeys(term.arm for term in terms) if arm not in runs]
+    arms = dict.fromkeys(arm for term in terms for arm in study.arms_of(term))
+    absent = [arm for arm in arms if arm not in runs]
     if absent:
         left_out = [arm for arm in absent if arm not in study.experiments]
         note = f"needs {_listed(left_out or absent)}, {'left out by [quick]' if left_out else 'without a finished run'}"
         return Finding(claim, Judgement(OPEN, None, None, note), tuple(None for _ in seeds))
     values: list[float | None] = []
     for seed in seeds:
-        found = {term: _measured(claim, term, runs[term.arm][seed]) for term in terms if seed in runs[term.arm]}
-        values.append(claim.expression.value(found.__getitem__) if len(found) == len(terms) else None)
+        if not all(seed in runs[arm] for arm in arms):
+            values.append(None)
+            continue
+        found = {term: _measured(claim, term, [runs[arm][seed] for arm in study.arms_of(term)]) for term in terms}
+        values.append(claim.expression.value(found.__getitem__))
     return Finding(claim, judge(claim.bar, values), tuple(values))
 
 
-def _measured(claim: Claim, term: Term, run: Run) -> float:
-    """What a claim asks of a run."""
-    value = outcome(run, term.metric) if term.target is None else reaches(run, term.metric, term.target)
-    if value is None:
+def _measured(claim: Claim, term: Term, runs: Sequence[Run]) -> float:
+    """What a claim asks of a run; or of several the extreme, those aside that have not measured it (an attack without
+    an aim has no success)."""
+    if term.target is None:
+        values = [outcome(run, term.metric) for run in runs]
+    else:
+        values = [reaches(run, term.metric, term.target) for run in runs]
+    there = [value for value in values if value is not None]
+    if not there:
         raise RunError(
-            f"claim '{claim.name}': {term} was not measured by {run.folder}; "
+            f"claim '{claim.name}': {term} was not measured by {runs[0].folder}; "
             "take a metric that this arm has, or change what is evaluated"
         )
-    return value
+    return min(there) if term.over == "worst" else max(there)
 
 
 def _listed(arms: Sequence[str]) -> str:
-    return f"arm{'s' if len(arms) > 1 else ''} {', '.join(arms)}"
+    return f"arm{'s' if len(arms) > 1 else ''} {few(arms)}"

@@ -24,14 +24,15 @@ class Metric:
     """A number of a run: what it is called, and how it comes from the values after each round.
 
     `source` is a column of the table of rounds, or whose test accuracy it is: merged (node -1), local (the mean over
-    the nodes), worst (the lowest of them). `fold` is what becomes of the rounds: the last value that was measured, the
-    largest, or the sum of all.
+    the nodes), worst (the lowest of them); or attack: how far an attack with an aim gets, with the nodes' own models or
+    the server's. `fold` is what becomes of the rounds: the last value that was measured, the largest, or the sum of
+    all.
     """
 
     words: str
     source: str
     fold: Literal["last", "best", "total"]
-    unit: Literal["accuracy", "number", "count", "bytes", "seconds"]
+    unit: Literal["accuracy", "share", "number", "count", "bytes", "seconds"]
 
     @property
     def by_round(self) -> bool:
@@ -41,7 +42,12 @@ class Metric:
     @property
     def recorded(self) -> bool:
         """Whether runs have the column that it comes from."""
-        return self.source in WHOSE or self.source in ROUNDS
+        return self.source in (*WHOSE, "attack") or self.source in ROUNDS
+
+    @property
+    def low_is_good(self) -> bool:
+        """Whether less is better; of accuracies more is."""
+        return self.unit != "accuracy"
 
     def shown(self, mean: float | None, half_width: float | None = None) -> str:
         """A mean over seeds with half of its interval, in the metric's unit: '0.733 ± 0.012', '3.21 MB'."""
@@ -53,6 +59,7 @@ class Metric:
     def _text(self, value: float) -> str:
         texts: dict[str, Callable[[float], str]] = {
             "accuracy": units.fraction,
+            "share": units.fraction,
             "number": lambda number: f"{number:.3g}",
             "count": units.count,
             "bytes": units.size,
@@ -70,6 +77,9 @@ METRICS = {
     "worst": Metric("worst node's accuracy", "worst", "last", "accuracy"),
     "best_merged": Metric("best merged accuracy", "merged", "best", "accuracy"),
     "best_local": Metric("best local accuracy", "local", "best", "accuracy"),
+    "attack": Metric("share of what the attack aims at", "attack", "last", "share"),
+    "hostile_weight": Metric("weight given to hostile nodes", "hostile_weight", "last", "share"),
+    "kappa": Metric("robustness ratio kappa", "kappa", "last", "number"),
     "mergeability_gap": Metric("mergeability gap", "mergeability_gap", "last", "number"),
     "consensus_distance": Metric("consensus distance", "consensus_distance", "last", "number"),
     "transfers": Metric("model transfers", "transfers", "total", "count"),
@@ -81,6 +91,9 @@ METRICS = {
 
 def series(run: Run, metric: Metric) -> tuple[Array, Array]:
     """(rounds, values) after each round in which what the metric comes from was measured; both empty if in none."""
+    if metric.source == "attack":
+        rounds, values = run.curve("attack_success")
+        return np.array(rounds, dtype=int), np.array(values)
     if metric.source not in WHOSE:
         rounds_R, values_R = column(run.rounds, "round"), column(run.rounds, metric.source)
         kept_R = ~np.isnan(values_R)

@@ -15,6 +15,7 @@ from gossamer.record import whole
 from gossamer.studies.claims import Judgement
 from gossamer.studies.drawing import draw
 from gossamer.studies.findings import Findings
+from gossamer.studies.matrices import matrix, matrix_cells, metrics_shown, spreads
 from gossamer.studies.outcomes import METRICS
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def results(found: Findings) -> dict[str, Any]:
         arm: {name: [_counted(name, value) for value in values] for name, values in metrics.items() if _any(values)}
         for arm, metrics in found.outcomes.items()
     }
+    cross = found.study.cross
     return {
         "study": head["study"],
         "title": found.study.title,
@@ -75,6 +77,7 @@ def results(found: Findings) -> dict[str, Any]:
         "seeds": list(found.seeds),
         "versions": facts(found, "versions"),
         "hardware": facts(found, "hardware"),
+        **({"cross": dict(zip(cross.factors, (cross.rows, cross.columns), strict=True))} if cross else {}),
         "arms": arms,
         "claims": claims,
     }
@@ -111,18 +114,21 @@ def _any(values: Sequence[float | None]) -> bool:
 
 
 def arms_cells(found: Findings) -> Cells:
-    """A line for each arm: mean over seeds and half of the 95 % interval of each metric that says something."""
+    """A line for each arm that is not crossed: mean over seeds and half of the 95 % interval of each metric that says
+    something."""
+    crossed = found.study.cross.arms if found.study.cross else ()
+    plain = {arm: of for arm, of in found.outcomes.items() if arm not in crossed}
     asked = {term.metric for one in found.claims for term in one.claim.expression.terms}
     names = [
         name
         for name, metric in METRICS.items()
         if (name in asked or name not in ASIDE)
         and any(
-            _any(of[name]) if metric.unit in ("accuracy", "number") else any(of[name]) for of in found.outcomes.values()
+            _any(of[name]) if metric.unit in ("accuracy", "share", "number") else any(of[name]) for of in plain.values()
         )
     ]
     lines = []
-    for arm, of in found.outcomes.items():
+    for arm, of in plain.items():
         there = len(found.runs[arm])
         cells = [arm if there == len(found.seeds) else f"{arm} ({there} of {len(found.seeds)} seeds)"]
         for name in names:
@@ -130,6 +136,21 @@ def arms_cells(found: Findings) -> Cells:
             cells.append(METRICS[name].shown(middle.mean, middle.half_width) if middle else units.NONE)
         lines.append(cells)
     return ["arm", *(name.replace("_", " ") for name in names)], lines
+
+
+def crossed_cells(found: Findings, spread: bool = False) -> list[tuple[str, Cells]]:
+    """The tables of crossed arms with what each is of: for each metric the means, and (`spread`) half of the 95 %
+    intervals."""
+    tables = []
+    for name in metrics_shown(found):
+        one = matrix(found, name)
+        assert one is not None
+        words = METRICS[name].words
+        worst = f"worst: the {'highest' if METRICS[name].low_is_good else 'lowest'} of the row for each seed"
+        tables.append((f"{words[:1].upper()}{words[1:]}, mean over seeds ({worst})", matrix_cells(one)))
+        if spread and spreads(one):
+            tables.append((f"± half of the 95 % interval of the {words}", matrix_cells(one, spread=True)))
+    return tables
 
 
 def claims_cells(found: Findings) -> Cells:
@@ -186,7 +207,8 @@ def markdown(found: Findings, figures: Sequence[str] = ()) -> str:
         f"# {study.title}",
         study.about,
         quick,
-        _table(arms_cells(found)),
+        *(f"{text}:\n\n{_table(cells)}" for text, cells in crossed_cells(found, spread=True)),
+        _table(arms_cells(found)) if arms_cells(found)[1] else "",
         f"{caption(found)[0].upper()}{caption(found)[1:]}.",
         *(["## Claims", _table(claims_cells(found), bold=4), "\n".join(about)] if found.claims else []),
         *(f"![{name}]({name})" for name in figures),

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
-from gossamer.studies.contents import Claim, Contents, Plot, contents
+from gossamer.studies.claims import Term
+from gossamer.studies.contents import Claim, Contents, Plot, contents, few
+from gossamer.studies.crossing import Cross
 
 FILE = "study.toml"
 
@@ -53,6 +55,16 @@ class Study:
         return self.said.quick if self.quick else self.said.experiments
 
     @property
+    def cross(self) -> Cross | None:
+        """The factors of crossed arms with the levels that are kept."""
+        found = self.said.cross.of(self.experiments) if self.said.cross else None
+        return found if found and found.rows else None
+
+    def arms_of(self, term: Term) -> tuple[str, ...]:
+        """The arms that a claim looks at: one, or all of a level of crossed arms."""
+        return self.said.cross.across(term.arm) if term.over and self.said.cross else (term.arm,)
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds that are listed."""
         return self.said.quick_seeds if self.quick else self.said.seeds
@@ -76,12 +88,18 @@ class Study:
         return tuple(listed[:count])
 
     def chosen_arms(self, names: Sequence[str]) -> tuple[str, ...]:
-        """These arms, or all where none is named. Raises ExperimentError for one that is not there."""
+        """These arms, or all where none is named; a level of crossed arms stands for all of its arms.
+
+        Raises ExperimentError for one that is not there.
+        """
+        chosen: list[str] = []
         for name in names:
-            if name not in self.experiments:
+            arms = [arm for arm in self.cross.across(name) if arm in self.experiments] if self.cross else []
+            if name not in self.experiments and not arms:
                 why = "is not kept by [quick]" if name in self.said.experiments else "does not exist"
-                raise ExperimentError(f"--arms: arm '{name}' {why}; arms: {', '.join(self.experiments)}")
-        return tuple(dict.fromkeys(names)) or tuple(self.experiments)
+                raise ExperimentError(f"--arms: arm '{name}' {why}; arms: {few(self.experiments)}")
+            chosen += arms or [name]
+        return tuple(dict.fromkeys(chosen)) or tuple(self.experiments)
 
 
 def read_study(folder: Path, quick: bool = False) -> Study:

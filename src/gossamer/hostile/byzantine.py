@@ -12,10 +12,10 @@ from gossamer.errors import ExperimentError
 from gossamer.hostile import Array, Hostile
 
 
-class Nodes(Hostile):
+class Byzantine(Hostile):
     """A number, a share or a list of the nodes is hostile, at random places or chosen ones."""
 
-    kind: Literal["nodes"] = "nodes"
+    kind: Literal["byzantine"] = "byzantine"
     count: int | float = Field(
         default=0.2, gt=0, description="how many: a number, or a share below 1 of the nodes, rounded down"
     )
