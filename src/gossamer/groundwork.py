@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer import wire
+from gossamer.aggregators import Gossiping, Remembering
 from gossamer.errors import ExperimentError, GossamerError
 from gossamer.methods import Context, Result, View
 from gossamer.placement import place
@@ -157,16 +158,23 @@ def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> t
 
 
 def travelling(experiment: Experiment, message: Message) -> Message:
-    """An encoded message with the record of another node that a rule with gossiped histories sends along.
+    """An encoded message with what a rule that remembers has nodes send besides.
 
-    The record has a place of its own in every message, whether or not there is one to send: who is told nothing shows.
+    Where it compares what local work changed, a node's own sum of that, which receivers cannot know otherwise; where
+    records are passed on, one of them. The record has its place in every message, whether or not there is one to send:
+    who is told nothing shows.
     """
     import torch
 
-    if experiment.aggregator.history != "gossiped" or experiment.method.world != "graph":
+    rule = experiment.aggregator
+    if not isinstance(rule, Remembering) or experiment.method.world != "graph":
         return message
-    about = torch.zeros(3, dtype=torch.int64, device=next(iter(message.values())).device)
-    return {**message, **{f"record.{name}": value for name, value in message.items()}, "record.about": about}
+    history, sums = max(message.values(), key=lambda value: value.numel()), rule.remember == "updates"
+    more = {"history": history} if sums else {}
+    if isinstance(rule, Gossiping):
+        record = {"record.history": history} if sums else {f"record.{name}": value for name, value in message.items()}
+        more |= {**record, "record.about": torch.zeros(3, dtype=torch.int64, device=history.device)}
+    return {**message, **more}
 
 
 def corrects(experiment: Experiment, row_D: Tensor, layout: Layout) -> bool:

@@ -13,21 +13,14 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 import gossamer
-from gossamer import compare, pictures, plots, units
+from gossamer import compare, gallery, pictures, plots, units
 from gossamer.arms import flattened, in_words
-from gossamer.embedding import embedded
-from gossamer.experiment import Experiment
+from gossamer.hostility import in_runs, rule_in_words
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from gossamer.compare import Estimate, Reach, Row
     from gossamer.runs import Run
 
-SCALE = 100
-"""Largest number of pixels for an inch of a figure, so that letters are not blown up."""
-HALF = 6.4
-"""Width in inches up to which two figures stand side by side."""
 MOST = 8
 """Arms drawn in figures; of more, the best ones, which the report says."""
 
@@ -59,8 +52,8 @@ def render(arms: Mapping[str, Sequence[Run]], target: float | None = None) -> st
         warnings=_warnings(arms),
         cards=_cards(rows, best[0], arms),
         results=_results(rows, best[0], arms, look, target),
-        curves=_curves(drawn, look, target, len(arms)),
-        world=_laid_out(pictures.world(drawn)),
+        curves=gallery.curves(drawn, look, target, len(arms)),
+        world=gallery.laid_out(pictures.world(drawn)),
         experiment=_experiments(arms),
         environment=_environment(arms),
         footer=f"Written by Gossamer {gossamer.__version__}. Accuracies lie between 0 and 1; ± is half of the 95 % "
@@ -86,7 +79,8 @@ def _lede(arms: Mapping[str, Sequence[Run]], run: Run) -> str:
     parts.append(f"split by {html.escape(in_words('partition', asked['partition']).replace('_', ' '))},")
     parts.append(f"with a model of {units.count(record['parameters'])} parameters, over {asked['rounds']} rounds")
     arms_text = f"{len(arms)} arms, " if len(arms) > 1 else ""
-    return " ".join(parts) + f". {arms_text}{len(seeds)} seed{'s' if len(seeds) > 1 else ''}.".capitalize()
+    counted = f"{arms_text}{len(seeds)} seed{'s' if len(seeds) > 1 else ''}."
+    return " ".join([*parts[:-1], f"{parts[-1]}.", counted, html.escape(in_runs(arms))]).rstrip()
 
 
 def _warnings(arms: Mapping[str, Sequence[Run]]) -> str:
@@ -143,7 +137,8 @@ def _results(
     look: Mapping[str, plots.Look],
     target: float | None,
 ) -> str:
-    heads = ["Test accuracy", "Worst node", "Merged model", "Own validation", "Sent", "Time"]
+    attacked = ["Attack success"] if any(row.attack for row in rows) else []
+    heads = ["Test accuracy", "Worst node", *attacked, "Merged model", "Own validation", "Sent", "Time"]
     differ = len({row.seeds for row in rows}) > 1
     if target is not None:
         heads.append(f"To reach {target:g}")
@@ -155,6 +150,7 @@ def _results(
         cells = [
             f'{_estimate(row.accuracy)}<span class="bar"><i style="width:{share:.1f}%;background:{hue}"></i></span>',
             _estimate(row.worst),
+            *(_estimate(row.attack) for _ in attacked),
             _estimate(row.merged),
             _estimate(row.validation),
             units.size(row.bytes.mean) if row.bytes else units.NONE,
@@ -180,8 +176,10 @@ def _choices(run: Run) -> str:
     if run.record["world"] != "alone":
         told.append(in_words("topology", asked["topology"]))
     if asked["aggregator"]["kind"] != "mean":
-        told.append(in_words("aggregator", asked["aggregator"]))
+        told.append(rule_in_words(asked["aggregator"]))
     told += [in_words("transforms", part) for part in asked["transforms"]]
+    if asked.get("attack", {"kind": "honest"})["kind"] != "honest":
+        told.append(f"under {in_words('attack', asked['attack'])}")
     return " · ".join(told).replace("_", " ")
 
 
@@ -195,61 +193,6 @@ def _reached(reach: Reach) -> str:
 
 def _sub(text: str) -> str:
     return f'<span class="sub">{html.escape(text)}</span>'
-
-
-def _curves(arms: Mapping[str, Sequence[Run]], look: Mapping[str, plots.Look], target: float | None, of: int) -> str:
-    only = f" The {len(arms)} best of {of} arms." if of > len(arms) else ""
-    own = {arm: runs for arm, runs in arms.items() if runs[0].own_models}
-    distances = {arm: runs for arm, runs in own.items() if runs[0].record["world"] == "graph"}
-    note = "After each round: the mean over the nodes' own models, or the one model of a server." + only
-    figures = [(plots.curves(arms, target=target, look=look, width=10), note)]
-    if any(run.summary()["bytes"] for runs in arms.values() for run in runs):
-        note = "The same accuracy over what all nodes (and the server) had sent by then."
-        figures.append((plots.curves(arms, over="bytes", look=look), note))
-    figures.append((plots.curves(arms, "train_loss", look=look), "Mean over the nodes that trained in a round."))
-    if distances:
-        note = "Mean squared distance of the nodes' models from their average."
-        figures.append((plots.curves(distances, "consensus_distance", look=look), note))
-        note = "The mean of the nodes' models, whether or not they ever merge: nothing of it enters the training."
-        figures.append((plots.curves(distances, "merged_accuracy", look=look), note))
-    if any(uneven(run) for runs in distances.values() for run in runs):
-        note = "One for each link used, 2(m-1) for an all-reduce among m nodes."
-        figures.append((plots.curves(distances, "transfers", look=look), note))
-    if any(timed(run) for runs in arms.values() for run in runs):
-        note = "Time by the clock of the experiment: what computing and sending would cost, not what this run took."
-        figures.append((plots.curves(arms, over="simulated", look=look), note))
-    if own and (dots := plots.nodes(arms, look=look)):
-        figures.append((dots, "How far the nodes lie apart at the end, all seeds together."))
-    figures.append((plots.phases(arms), "Seconds of each phase over all rounds, mean over seeds."))
-    return _laid_out(figures)
-
-
-def uneven(run: Run) -> bool:
-    """Whether more is sent in some rounds than in others."""
-    return len(set(run.rounds["transfers"].to_pylist())) > 1
-
-
-def timed(run: Run) -> bool:
-    """Whether the clock of a run was set, so that its simulated time means something."""
-    return run.experiment.clock != Experiment().clock
-
-
-def _laid_out(figures: Sequence[tuple[Figure, str]]) -> str:
-    """Figures with their captions in two columns; one that is wide, or would stand alone in its row, takes both."""
-    texts, i = [], 0
-    while i < len(figures):
-        pair = figures[i : i + 2]
-        together = len(pair) == 2 and all(figure.get_figwidth() <= HALF for figure, _ in pair)
-        row = pair if together else pair[:1]
-        texts += [_figure(figure, note, "" if together else "wide") for figure, note in row]
-        i += len(row)
-    return "".join(texts)
-
-
-def _figure(figure: Figure, note: str, style: str) -> str:
-    most = f"--most: {SCALE * figure.get_figwidth():.0f}px"
-    caption = f"<figcaption>{html.escape(note)}</figcaption>"
-    return f'<figure class="{style}" style="{most}">{embedded(figure, note)}{caption}</figure>'
 
 
 def _experiments(arms: Mapping[str, Sequence[Run]]) -> str:

@@ -97,6 +97,7 @@ def _facts(one: Plan) -> list[list[str]]:
     """What a plan says, as lines of (what, value)."""
     from gossamer import units
     from gossamer.arms import in_words
+    from gossamer.hostility import planned, rule_in_words
     from gossamer.units import count, size
 
     experiment, samples, graph = one.experiment, sorted(one.samples), one.graph
@@ -113,7 +114,8 @@ def _facts(one: Plan) -> list[list[str]]:
         ["model", f"{experiment.model.kind}, {count(one.parameters)} parameters{frozen}"],
         ["method", in_words("method", table["method"])],
         ["learner", _local_work(experiment.learner)],
-        ["aggregator", in_words("aggregator", table["aggregator"])] if experiment.aggregator.kind != "mean" else [],
+        ["aggregator", rule_in_words(table["aggregator"])] if experiment.aggregator.kind != "mean" else [],
+        ["hostile", planned(one)],
         ["transforms", ", ".join(in_words("transforms", part) for part in table["transforms"])],
         ["rounds", rounds if one.participants < one.nodes else str(one.rounds)],
     ]

@@ -98,13 +98,15 @@ def arms_table(rows: Sequence[Row], target: float | None = None, title: str = ""
     best = max(rows, key=lambda row: row.accuracy.mean if row.accuracy else -1.0)
     seeds = {row.seeds for row in rows}
     columns = ["arm", *(["seeds"] if len(seeds) > 1 else [])]
-    columns += ["test accuracy", "worst node", "merged model", "own validation", "sent", "time"]
+    attacked = any(row.attack for row in rows)
+    columns += ["test accuracy", "worst node", *(["attack success"] if attacked else [])]
+    columns += ["merged model", "own validation", "sent", "time"]
     columns += [] if target is None else [f"to reach {target:g}"]
     lines = []
     for row in rows:
         cells = [escape(row.arm), *([str(row.seeds)] if len(seeds) > 1 else [])]
         cells += [
-            *map(shown, (row.accuracy, row.worst, row.merged, row.validation)),
+            *map(shown, (row.accuracy, row.worst, *([row.attack] if attacked else []), row.merged, row.validation)),
             units.size(row.bytes.mean if row.bytes else None),
             units.duration(row.seconds.mean if row.seconds else None),
         ]

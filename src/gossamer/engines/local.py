@@ -221,8 +221,9 @@ def _straight(federation: Federation, exchange: Exchange, result: Round) -> bool
 def _mixing(federation: Federation, exchange: Exchange, struck: Struck) -> csr_array:
     """The mixing matrix of an exchange without those who are not heard.
 
-    Hostile nodes that forge what they send go on from what honest ones sent, whatever the others forge. A Sybil attacker
-    goes on, under all its names, from the plain mean of all that reaches any of them and of what these send themselves.
+    Hostile nodes that forge what they send go on from what honest ones sent, whatever the others forge. A Sybil
+    attacker goes on, under all its names, from the plain mean of all that reaches any of them and of what these send
+    themselves.
     """
     if struck.absent:
         kept_E2 = exchange.heard_E2[~np.isin(exchange.heard_E2[:, 0], struck.absent)]
