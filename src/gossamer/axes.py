@@ -44,8 +44,14 @@ def where(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
 
 def axis_labels(tables: Sequence[Table], keys: Sequence[str]) -> list[str]:
     """What each run is called on an axis: its values of the keys, a plug as its kind and the settings in which plugs of
-    that kind differ. No keys: the same for all."""
+    that kind differ. Of several keys a number is called by its key, too. No keys: the same for all."""
     parts = [_labels(tables, key) for key in keys]
+    if len(keys) > 1:
+        lasts = [key.rpartition(".")[2] for key in keys]
+        parts = [
+            [f"{last} {word}" if isinstance(_number(word), float) else word for word in words]
+            for last, words in zip(lasts, parts, strict=True)
+        ]
     return [", ".join(words) for words in zip(*parts, strict=True)] if parts else [""] * len(tables)
 
 

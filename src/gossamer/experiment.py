@@ -271,6 +271,12 @@ class Experiment(Section):
             raise ExperimentError(
                 f"clock.kind = 'events': {what} need rounds; use clock = 'rounds', or an attack on the data only"
             )
+        if self.aggregator.graph_only and world == "server":
+            raise ExperimentError(
+                f"aggregator.kind = '{self.aggregator.kind}' weighs what others sent against a node's own "
+                "model, which a server has none of; use it with a method for graphs, or another rule such as "
+                "'centered_clipping'"
+            )
         if self.aggregator.trusts and world == "server" and not self.root:
             raise ExperimentError(
                 f"aggregator.kind = '{self.aggregator.kind}' compares updates with the server's own: set "

@@ -30,7 +30,7 @@ from gossamer.groundwork import (
 from gossamer.histories import histories_of
 from gossamer.methods import Inbox, Result, Task, View
 from gossamer.operations import survey
-from gossamer.placement import besieged
+from gossamer.placement import besieged, require_enough
 from gossamer.population import Population, as_dtype, shared
 from gossamer.randomness import generator
 from gossamer.resident import Resident
@@ -118,6 +118,7 @@ class Federation:
         self.up_bytes, self.down_bytes = wire.size(travelling(experiment, self.stages[-1])), wire.size(down)
         self.exchanges = Exchanges(experiment, self.nodes, self.up_bytes, besieged(experiment.topology, self.placement))
         self.exchanges.check()
+        require_enough(experiment.aggregator, self._heard())
         self.received_like = self._decoded(self.stages[-1])
         """A message as its receiver sees it: names, shapes and types."""
         on_graph = self.method.world == "graph"
@@ -182,6 +183,15 @@ class Federation:
             rng = generator(self.experiment.seed, "participants", round=round)
             self._cohort = (round, self.experiment.schedule.participants(self.nodes, round, rng))
         return self._cohort[1]
+
+    def _heard(self) -> dict[int, int]:
+        """Updates that each honest receiver hears in the first round, where that is so in all of them."""
+        if self.has_server:
+            return {-1: len(self.participants(0))} if self.experiment.clock.kind != "events" else {}
+        if self.method.world != "graph" or self.exchanges.topology.varies or self.experiment.clock.kind == "events":
+            return {}
+        counts_N = np.bincount(self.exchanges.links(0)[:, 1], minlength=self.nodes) + 1
+        return {node: int(counts_N[node]) for node in self.placement.honest.tolist()}
 
     def operations(self) -> Iterator[Operation]:
         """By the clock: what happens when."""

@@ -77,8 +77,6 @@ def heatmap(
     bar.ax.tick_params(colors=MUTED, labelsize=8.5, length=0)
     bar.set_label(label, color=MUTED, fontsize=9)
     title(ax, text or label[:1].upper() + label[1:])
-    if note and half_widths_RC is not None and roomy and np.isfinite(half_widths_RC).any():
-        note += "; ±: half of the 95 % interval"
     if note:
         figure.supxlabel(note, x=0.01, ha="left", color=MUTED, fontsize=8.5)
     return figure

@@ -32,7 +32,7 @@ FEW = 8
 
 def rule_in_words(table: Mapping[str, Any]) -> str:
     """An aggregator with the pre-aggregators before it: 'trimmed_mean (f 3) after nnm'."""
-    steps = [in_words("preaggregators", step) for step in table.get("before", ())]
+    steps = [str(step["kind"]) for step in table.get("before", ())]
     return in_words("aggregator", dict(table)) + (f" after {', '.join(steps)}" if steps else "")
 
 
@@ -67,7 +67,7 @@ def planned(plan: Plan) -> str:
     experiment = plan.experiment
     if not plan.hostile:
         return ""
-    placement = place(experiment, plan.nodes - experiment.hostile.many_names)
+    placement = place(experiment, experiment.nodes or plan.nodes)
     lines = [f"{who(experiment, placement)}{named(placement)}", attack_in_words(experiment)]
     return "\n".join([*lines, withstood(plan, placement)])
 
@@ -77,15 +77,14 @@ def withstood(plan: Plan, placement: Placement) -> str:
     the first round, and how many an honest node hears there at most."""
     experiment = plan.experiment
     if experiment.method.world == "server":
-        sybils = len(placement.hostile) - 1 if experiment.hostile.many_names else 0
-        return _withstands(experiment, [plan.participants + sybils])
+        return _withstands(experiment, [plan.participants])
     edges_E2 = edges_of(besieged(experiment.topology, placement), placement.nodes, experiment.seed)
     heard_N = np.bincount(edges_E2[:, 1], minlength=placement.nodes)[placement.honest] + 1
     bad_E2 = edges_E2[placement.is_hostile[edges_E2[:, 0]]]
     bad_N = np.bincount(bad_E2[:, 1], minlength=placement.nodes)[placement.honest]
     sizes = sorted({int(heard_N.min()), int(heard_N.max())})
-    most = f"{int(bad_N.max())}, by node {placement.honest[int(bad_N.argmax())]}" if bad_N.any() else "none"
-    return f"{_withstands(experiment, sizes)}, its own among them; hostile ones heard: at most {most}"
+    most = f"at most {int(bad_N.max())}, by node {placement.honest[int(bad_N.argmax())]}" if bad_N.any() else "none"
+    return f"{_withstands(experiment, sizes)} (the own one is one of them)\nhostile nodes heard: {most}"
 
 
 def _withstands(experiment: Experiment, sizes: Sequence[int]) -> str:
@@ -119,8 +118,7 @@ def _were(runs: Sequence[Run]) -> str:
     """Who was hostile in the runs of an arm; those of one seed by number."""
     try:
         experiment = runs[0].experiment
-        sybils = experiment.hostile.many_names
-        placement = place(experiment, experiment.nodes or runs[0].record["nodes"] - sybils)
+        placement = place(experiment, experiment.nodes or runs[0].record["nodes"])
     except GossamerError:  # made of Python objects or files that are not at hand
         return f"Hostile: {in_words('hostile', runs[0].record['experiment']['hostile'])}"
     which = named(placement) if len({run.seed for run in runs}) == 1 else ""

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import PrivateAttr
 
-from gossamer.errors import ExperimentError
+from gossamer.aggregators import Robust, Tolerant
+from gossamer.errors import AggregationError, ExperimentError
 from gossamer.mixing import edges_of
 from gossamer.randomness import generator
 from gossamer.topologies import Topology, both_ways
 
 if TYPE_CHECKING:
+    from gossamer.aggregators import Aggregator
     from gossamer.experiment import Experiment
 
 Array = np.ndarray[Any, Any]
@@ -128,6 +130,33 @@ def surrounded(edges_E2: Array, placement: Placement, share: float = 0.5) -> Arr
     bad_N = np.bincount(receivers_E[hostile_N[edges_E2[:, 0]]], minlength=placement.nodes)
     found: Array = placement.honest[(bad_N >= share * heard_N)[placement.honest] & (bad_N[placement.honest] > 0)]
     return found
+
+
+def require_enough(rule: Aggregator, heard: dict[int, int]) -> None:
+    """Raise ExperimentError where a rule refuses as many updates as a receiver (-1: the server) hears, with its own."""
+    for receiver, count in heard.items():
+        try:
+            if isinstance(rule, Robust):
+                rule.hostile(count)
+        except AggregationError as error:
+            where = "the server" if receiver < 0 else f"node {receiver}"
+            raise ExperimentError(f"aggregator: {where} hears {count} updates, its own included: {error}") from None
+
+
+def defenceless(rule: Aggregator, edges_E2: Array, placement: Placement) -> str:
+    """One line that counts the honest nodes that hear more hostile ones than the rule withstands there; empty: none."""
+    if not isinstance(rule, Tolerant):
+        return ""
+    heard_N = np.bincount(edges_E2[:, 1], minlength=placement.nodes) + 1
+    bad_N = np.bincount(edges_E2[placement.is_hostile[edges_E2[:, 0]], 1], minlength=placement.nodes)
+    found = [node for node in placement.honest.tolist() if bad_N[node] > max(0, rule.hostile(int(heard_N[node])))]
+    if not found:
+        return ""
+    return (
+        f"{len(found)} of {len(placement.honest)} honest nodes hear more hostile ones than aggregator.kind = "
+        f"'{rule.kind}' with f = {rule.f:g} withstands there, such as node {found[0]} with {bad_N[found[0]]} of "
+        f"{heard_N[found[0]]}; use a larger f, or more links"
+    )
 
 
 def majority_warning(edges_E2: Array, placement: Placement) -> str:

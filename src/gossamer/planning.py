@@ -28,7 +28,7 @@ from gossamer.groundwork import (
 from gossamer.histories import history_bytes
 from gossamer.memory import proportional_set_size
 from gossamer.mixing import edges_of
-from gossamer.placement import besieged, majority_warning
+from gossamer.placement import besieged, defenceless, majority_warning
 from gossamer.schedules import ALL
 from gossamer.traffic import traffic
 from gossamer.training import evaluation_batch
@@ -297,8 +297,8 @@ def _warnings(experiment: Experiment, shards: Shards, graph: GraphFacts | None, 
     found = []
     if graph is not None and len(placement.hostile):
         edges_E2 = edges_of(besieged(experiment.topology, placement), placement.nodes, experiment.seed)
-        if warning := majority_warning(edges_E2, placement):
-            found.append(warning)
+        told = (majority_warning(edges_E2, placement), defenceless(experiment.aggregator, edges_E2, placement))
+        found += [text for text in told if text]
     if graph is not None and graph.warning:
         found.append(graph.warning)
     if graph is not None and (caveat := experiment.topology.caveat(graph.nodes)):

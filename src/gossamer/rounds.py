@@ -27,7 +27,7 @@ from gossamer.evaluation import merge_models, reestimate
 from gossamer.experiment import Experiment
 from gossamer.identity import about, same_experiment, same_world
 from gossamer.measuring import Measured, lines, measure, training_means
-from gossamer.placement import majority_warning
+from gossamer.placement import defenceless, majority_warning
 from gossamer.record import TABLES, Lock, Record, clean_up, read_json, read_table, write_json
 from gossamer.runs import Run, open_run, write_model
 
@@ -360,8 +360,13 @@ class _Loop:
             self.warn(caveat)
         if self.experiment.topology.varies:
             return
-        if warning := majority_warning(self.federation.exchanges.links(0), placement):
-            self.warn(warning)
+        edges_E2 = self.federation.exchanges.links(0)
+        for text in (
+            majority_warning(edges_E2, placement),
+            defenceless(self.experiment.aggregator, edges_E2, placement),
+        ):
+            if text:
+                self.warn(text)
         parts = components(self.federation.exchanges.links(0), self.federation.nodes)
         if len(parts) > 1:
             sizes = ", ".join(str(len(p)) for p in sorted(parts, key=len))

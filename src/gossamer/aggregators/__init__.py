@@ -41,6 +41,8 @@ class Aggregator(Plug):
     """True where the result is sum_i weights_i * updates_i / sum_i weights_i, put through `finish`."""
     trusts: ClassVar[bool] = False
     """Whether it needs an update that the receiver can trust: its own on a graph, at a server that of its root data."""
+    graph_only: ClassVar[bool] = False
+    """Whether it is for receivers that have an update of their own among those they hear."""
     history: ClassVar[str] = ""
     """What it remembers of each sender: nothing, 'direct' (those it hears), or 'gossiped' (others' as well)."""
 

@@ -34,7 +34,7 @@ class BALANCE(GramRule):
     """
 
     source: ClassVar[str] = "Fang, Zhang, Hairi, Khanduri, Liu, Lu, Liu and Gong 2024 (arXiv 2406.10416)"
-    trusts: ClassVar[bool] = True
+    graph_only: ClassVar[bool] = True
 
     kind: Literal["balance"] = "balance"
     gamma: float = Field(default=0.3, gt=0, description="largest relative distance accepted in the first round")

@@ -36,7 +36,7 @@ class ClippedGossip(Tolerant, GramRule):
     """
 
     source: ClassVar[str] = "He, Karimireddy and Jaggi 2022 (arXiv 2202.01545), Algorithm 1 and Theorem I"
-    trusts: ClassVar[bool] = True
+    graph_only: ClassVar[bool] = True
 
     kind: Literal["clipped_gossip"] = "clipped_gossip"
     tau: float | None = Field(

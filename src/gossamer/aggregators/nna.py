@@ -25,7 +25,7 @@ class NNA(Tolerant, GramRule):
     """
 
     source: ClassVar[str] = "Farhadkhani, Guerraoui, Gupta, Hoang, Pinot and Stephan 2023, Algorithm 1 (mixing)"
-    trusts: ClassVar[bool] = True
+    graph_only: ClassVar[bool] = True
 
     kind: Literal["nna"] = "nna"
 

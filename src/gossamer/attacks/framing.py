@@ -20,4 +20,4 @@ class Framing(LabelFlip):
     knows: ClassVar[Knowledge] = "neighbourhood"
     frames: ClassVar[bool] = True
 
-    kind: Literal["framing"] = "framing"
+    kind: Literal["framing"] = "framing"  # type: ignore[assignment]

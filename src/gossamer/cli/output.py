@@ -27,11 +27,22 @@ WIDE = 132
 """Columns of a table where standard output is no terminal, so that log files get whole lines."""
 
 
-def console() -> Console:
-    """Standard output as a rich console."""
+def console(width: int | None = None) -> Console:
+    """Standard output as a rich console, as wide as the terminal or, if given, so many columns."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    return Console(width=width or (None if sys.stdout.isatty() else WIDE), highlight=False)
+
+
+def print_whole(drawn: Table) -> None:
+    """Print a table whose columns cannot give way: on a narrow terminal its lines go on below, and no digit is lost."""
+    needed = console(width=10_000).measure(drawn).maximum
+    console(width=max(needed, console().width)).print(drawn)
+
+
+def fits(drawn: Table) -> bool:
+    """Whether a table is no wider than the terminal."""
+    return console(width=10_000).measure(drawn).maximum <= console().width
 
 
 def say(text: str) -> None:

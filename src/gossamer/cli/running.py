@@ -205,12 +205,14 @@ def show(arms: Mapping[str, Sequence[Run]], report: Path, json: bool, **more: An
     out.print(f"Report: {report}", soft_wrap=True)
 
 
-def seed_list(text: str) -> list[int]:
-    """'0,1,2' as numbers; empty for none. Raises ExperimentError."""
+def seed_list(text: str, option: str = "--seeds") -> list[int]:
+    """'0,1,2' as numbers; empty for none. Raises ExperimentError, which names the option."""
     try:
         return [int(part) for part in text.split(",")] if text.strip() else []
     except ValueError:
-        raise ExperimentError(f"--seeds {text}: write whole numbers with commas between, e.g. --seeds 0,1,2") from None
+        raise ExperimentError(
+            f"{option} {text}: write whole numbers with commas between, e.g. {option} 0,1,2"
+        ) from None
 
 
 def with_backend(settings: list[str] | None, backend: str | None) -> list[str]:

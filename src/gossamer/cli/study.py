@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gossamer.cli.output import Json, console, emit, say, table
+from gossamer.cli.output import Json, console, emit, print_whole, say, table
 from gossamer.cli.progress import progress
 from gossamer.errors import ExperimentError, Interrupted, NodeError
 
@@ -204,7 +204,7 @@ def _show(found: Findings, written: Sequence[Path], json: bool) -> None:
         out.print(f"[bold]{_plain(found.study.title)}[/]")
     for title, (columns, lines) in crossed:
         out.print(f"\n[italic]{_plain(title)}[/]")
-        out.print(table(columns, [[_plain(cell) for cell in line] for line in lines]))
+        print_whole(table(columns, [[_plain(cell) for cell in line] for line in lines]))
     columns, lines = arms_cells(found)
     if lines:
         spare = list(reversed(columns[2:]))

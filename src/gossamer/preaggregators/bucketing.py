@@ -19,8 +19,8 @@ class Bucketing(PreAggregator):
     """Updates are dealt at random into buckets of s, the last perhaps smaller; their means are the points.
 
     ceil(n / s) points, of which f are hostile at most: the rule behind must withstand that. Who shares a bucket depends
-    on the seed, on n and, in a run, on the round. Weights are not used, and the receiver's own update is lost among the others. s = 1 changes
-    nothing.
+    on the seed, on n and, in a run, on the round. Weights are not used, and the receiver's own update is lost among the
+    others. s = 1 changes nothing.
 
         >>> import numpy as np
         >>> from gossamer.aggregators import Median

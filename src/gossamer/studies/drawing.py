@@ -150,7 +150,7 @@ def heat(found: Findings, plot: Plot) -> Figure | None:
     worst_R = means_RC[:, -1]
     best = np.flatnonzero(worst_R == extreme(worst_R)).tolist() if np.isfinite(worst_R).any() else []
     count = len(found.seeds)
-    seeds = f"mean over {count} seeds" if count > 1 else "one seed"
+    seeds = f"mean ± half of the 95 % interval over {count} seeds" if count > 1 else "one seed"
     note = f"{seeds}; worst: the {'highest' if metric.low_is_good else 'lowest'} of the row for each seed"
     limits = (0.0, 1.0) if metric.unit in ("accuracy", "share") else None
     return heatmap(means_RC, shown.rows, [*shown.columns, WORST], metric.words, half_widths_RC=half_RC, apart=1,
