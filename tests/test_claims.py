@@ -89,6 +89,18 @@ def test_quoted_arms_and_terms_are_told_apart():
     assert parse("a.merged - a.merged").terms == (Term("a", "merged"),)
 
 
+def test_the_extreme_over_a_factor_is_a_term_of_its_own():
+    parsed = parse('worst("nnm-krum", merged) - most(mean, attack) / worst(mean, merged)')
+    assert parsed.terms == (
+        Term("nnm-krum", "merged", over="worst"),
+        Term("mean", "attack", over="most"),
+        Term("mean", "merged", over="worst"),
+    )
+    for term in parsed.terms:
+        assert parse(str(term)).terms == (term,)
+    assert parsed.value({parsed.terms[0]: 0.5, parsed.terms[1]: 0.2, parsed.terms[2]: 0.4}.__getitem__) == 0.0
+
+
 def test_what_is_undefined_stays_undefined():
     assert math.isnan(value("single.merged / none.local"))
     for text in ("min(1, single.merged / 0)", "max(single.merged / 0, 1)", "abs(single.merged / 0) * 0"):
@@ -117,6 +129,9 @@ def test_what_is_undefined_stays_undefined():
         ("min(*single.merged, 1)", "is no arithmetic"),
         ("max(single.merged, key=abs)", "max() takes values without names"),
         ("abs(single.merged, 1)", "abs() takes one value"),
+        ("worst(single.local)", "worst() takes a level of crossed arms and a metric, e.g. worst(krum, merged)"),
+        ("most(krum, attack, 0.7)", "most() takes a level"),
+        ("worst(krum, 'merged')", "worst() takes a level"),
         ("reaches(single, local)", "reaches() takes an arm, a metric and a number"),
         ("reaches(single, 'local', 0.7)", "reaches() takes"),
         ("reaches(single, local, True)", "reaches() takes"),

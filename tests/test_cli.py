@@ -18,7 +18,8 @@ from gossamer.experiment import Experiment
 from gossamer.plugs import discover, families
 
 COMMANDS = ["run", "sweep", "resume", "new", "validate", "plan", "runs", "runs list", "runs clean", "compare",
-            "report", "export", "list", "doctor", "study", "study run", "study show", "study list"]  # fmt: skip
+            "report", "export", "list", "doctor", "study", "study run", "study show", "study list",
+            "worst"]  # fmt: skip
 
 
 # ---- what starts fast ----------------------------------------------------------------------------------------
@@ -149,6 +150,46 @@ def test_plan_of_many_nodes_is_short_and_tells_what_is_not_the_default(call):
     assert "... and 16 more" in ring
     for line in ("aggregator +median", "transforms +cast", "adam, lr 0.001, batches of 8, 3 epochs a round"):
         assert re.search(line, out), line
+
+
+HOSTILE = """
+hostile = { count = 2 }
+attack = { kind = "ipm", scale = 0.5 }
+aggregator = { kind = "krum", before = ["nnm"] }
+"""
+
+
+def test_plan_says_who_is_hostile_and_what_the_rule_withstands(call):
+    write(SMALL.replace("nodes = 4", "nodes = 12") + HOSTILE + ARMS.removeprefix(SMALL))
+    told = json.loads(call("plan", "small.toml", "--json")[1])["arms"]
+    hostile = told["server"]["hostile"]
+    assert len(hostile) == 2
+    text = " ".join(call("plan", "small.toml")[1].split())
+    server, _, _ = text.partition("who hears whom 0 hears")
+    for part in ("krum after nnm", f"2 of 12 nodes ({hostile[0]}, {hostile[1]})", "krum withstands 3 of 12 updates",
+                 "ipm (scale 0.5), which knows every honest message of the round"):  # fmt: skip
+        assert part in server, part
+    honest = [hears for node, hears in enumerate(told["ring"]["hears"]) if node not in hostile]
+    most = max(len({*hears} & {*hostile}) for hears in honest)
+    assert f"hostile nodes heard: at most {most}, by node" in text
+    assert "krum withstands 0 of 3 updates (the own one is one of them)" in text
+    text = " ".join(call("plan", "small.toml", "--set", "aggregator=mean")[1].split())
+    assert "mean withstands none of 12 updates" in text
+    assert "hostile" not in call("plan", write(SMALL, "honest.toml"))[1]
+
+
+def test_plan_tells_the_identities_of_sybils(call):
+    sybils = {"hostile": '{kind="sybils", per_sybil=4}', "attack": "label_flip", "aggregator": "median",
+              "method": "dsgd", "topology": "complete", "nodes": "12"}  # fmt: skip
+    words = [word for key, value in sybils.items() for word in ("--set", f"{key}={value}")]
+    text = " ".join(call("plan", write(SMALL), *words)[1].split())
+    assert "3 identities of one attacker beside 12 nodes, with 12 attack edges (12, 13, 14)" in text
+    assert "median withstands 6 of 13 updates" in text
+    assert "hostile nodes heard: at most 1, by node 0" in text
+    server = ["--set", 'hostile={kind="sybils", identities=10}', "--set", "attack=label_flip"]
+    text = " ".join(call("plan", "small.toml", *server, "--set", "aggregator=median")[1].split())
+    assert "10 identities of one attacker beside 4 nodes (4, 5, 6, 7, 8, 9, 10, 11, ...)" in text
+    assert "median withstands 6 of 14 updates" in text
 
 
 @pytest.mark.parametrize(("nodes", "told"), [(2, "719 training items each"), (4, "359 to 360 training items")])

@@ -16,6 +16,7 @@ import gossamer
 from gossamer import units
 from gossamer.errors import Interrupted
 from gossamer.experiment import Experiment
+from gossamer.placement import place
 
 
 def test_run_prints_the_table_of_its_runs_as_planned_and_writes_the_report(call):
@@ -54,6 +55,26 @@ def test_run_never_touches_an_earlier_run(call):
     assert code == 0
     assert "runs/small-s0-2/report.html" in out
     assert Path("runs/small-s0/record.json").read_bytes() == before
+
+
+def test_tables_tell_the_success_of_an_attack_where_there_is_one(call):
+    hostile = 'hostile = { count = 1 }\nattack = "label_flip"\n'
+    write(SMALL + hostile + ARMS.removeprefix(SMALL) + '[arms.clean]\nhostile = "nobody"\nattack = "honest"\n')
+    code, out, _ = call("run", "small.toml", "--set", "rounds=1")
+    assert code == 0
+    assert "attack success" in out
+    lines = {line.split()[0]: line for line in out.splitlines() if line.split()}
+    for arm in ("server", "ring"):
+        success = gossamer.open_run(f"runs/small-{arm}-s0").summary()["attack_success"]
+        assert f" {success:.3f} " in lines[arm]
+    compared = {arm["arm"]: arm["attack"] for arm in json.loads(call("compare", "runs", "--json")[1])["arms"]}
+    assert compared["ring"]["mean"] == gossamer.open_run("runs/small-ring-s0").summary()["attack_success"]
+    assert compared["clean"] is None
+    page = Path("runs/compare.html").read_text(encoding="utf-8")
+    placement = place(gossamer.load_arms("small.toml")["ring"], 4)
+    assert f"1 of 4 nodes ({placement.hostile[0]}) was hostile; their attacks: label_flip." in page
+    assert "under label flip" in page
+    assert "attack success" not in call("compare", "runs/small-clean-s0")[1]
 
 
 SWEEP = f"""{SMALL}

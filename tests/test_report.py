@@ -8,6 +8,7 @@ import sys
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from synthetic import synthetic_run
 
@@ -142,6 +143,45 @@ def test_figures_are_never_blown_up_and_none_stands_beside_a_gap(arms):
         inside = text.partition(f"<h2>{section}</h2>")[2].partition("</section>")[0]
         rows = "".join("w" if wide else "h" for wide in re.findall(r'<figure class="(\w*)"', inside))
         assert re.fullmatch("(w|hh)+", rows)
+
+
+def attacked(arms, values_R):
+    """The arms, those of the ring with the success of an attack in the lines of their nodes."""
+    for run in arms["ring"]:
+        table = run.metrics
+        at = table.column_names.index("attack_success")
+        rounds, nodes = table["round"].to_pylist(), table["node"].to_pylist()
+        success = [values_R[r - 1] if node >= 0 else None for r, node in zip(rounds, nodes, strict=True)]
+        field = table.schema.field("attack_success")
+        run.__dict__["metrics"] = table.set_column(at, field, pa.array(success, field.type))
+    return arms
+
+
+def test_the_success_of_an_attack_has_a_column_and_a_curve_where_it_was_measured(arms):
+    assert "Attack success" not in render(arms)
+    said = render(attacked(arms, [0.9, 0.5, 0.123]))
+    results, _, figures = said.partition("<h2>Learning</h2>")
+    assert "Attack success" in results
+    assert "0.123" in results
+    assert "Success of the attack" in figures
+    (ax,) = plots.curves(arms, "attack_success").axes
+    (line,) = [line for line in ax.lines if not line.get_label().startswith("_")]
+    assert (line.get_label(), list(line.get_ydata())) == ("ring", pytest.approx([0.9, 0.5, 0.123]))
+    assert ax.get_ylim() == (0, 1.01)
+
+
+def test_the_report_says_who_was_hostile(arms, tmp_path):
+    assert "hostile" not in " ".join(outline(render(arms)).text).partition("Experiment")[0]
+    rest = {"edges": RING, "histogram": HISTOGRAM, "attack": {"kind": "ipm", "scale": 0.5}}
+    many = {
+        f"f{count}": [synthetic_run(tmp_path / f"{count}{seed}", [[0.9] * 4], hostile={"listed": range(count)},
+                                    seed=seed, **rest) for seed in range(seeds)]
+        for count, seeds in ((1, 1), (2, 2))
+    }  # fmt: skip
+    said = " ".join(" ".join(outline(render({**arms, **many})).text).split())
+    assert "1 of 4 nodes (0) was hostile; their attacks: ipm (scale 0.5)." in said
+    assert "2 of 4 nodes were hostile; their attacks: ipm (scale 0.5)." in said
+    assert "dsgd · ring · under ipm (scale 0.5)" in said
 
 
 def test_a_run_that_repeats_a_seed_changes_no_row(arms, tmp_path):

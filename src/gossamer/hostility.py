@@ -9,7 +9,7 @@ import numpy as np
 
 from gossamer.aggregators import Robust
 from gossamer.arms import in_words
-from gossamer.errors import AggregationError, GossamerError
+from gossamer.errors import GossamerError
 from gossamer.mixing import edges_of
 from gossamer.placement import besieged, place
 
@@ -91,13 +91,8 @@ def _withstands(experiment: Experiment, sizes: Sequence[int]) -> str:
     rule = experiment.aggregator
     if not isinstance(rule, Robust):
         return f"{rule.kind} withstands none of {' to '.join(map(str, sizes))} updates"
-    told = []
-    for n in sizes:
-        try:
-            told.append(f"{max(0, rule.hostile(n))} of {n}")
-        except AggregationError as error:
-            return str(error)
-    return f"{rule.kind} withstands {' to '.join(told)} updates"
+    told = " to ".join(f"{max(0, rule.hostile(n))} of {n}" for n in sizes)
+    return f"{rule.kind} withstands {told} updates"
 
 
 def in_runs(arms: Mapping[str, Sequence[Run]]) -> str:

@@ -32,6 +32,7 @@ def about(federation: Federation, backend: str, reason: str, workers: int) -> di
         "world": federation.method.world,
         "own_models": not federation.has_server or federation.method.personal,
         "nodes": federation.nodes,
+        "hostile": federation.placement.hostile.tolist(),
         "parameters": federation.layout.size,
         "trainable": federation.layout.trainable,
         "samples": list(shards.sizes),

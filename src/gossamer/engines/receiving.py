@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer.adversary import index
-from gossamer.aggregators import Gossiping, GramRule, Remembering, finite
+from gossamer.aggregators import Gossiping, GramRule, Remembering, Tolerant, finite
 from gossamer.errors import AggregationError, GossamerError, NodeError, node_error
 from gossamer.gram import Gram
 from gossamer.histories import Direct, Gossiped
@@ -46,6 +46,14 @@ class Receiving:
     def mean_only(self, receiver: int) -> bool:
         """Whether a receiver (-1: the server) takes plain means: hostile ones do."""
         return receiver >= 0 and bool(self.hostile_N[receiver])
+
+    def rule_for(self, count: int) -> Aggregator:
+        """The rule for so many messages: where hostile nodes were silent, with an f that it can still withstand."""
+        rule = self.rule
+        if self.struck.absent and isinstance(rule, Tolerant) and isinstance(rule.f, int):
+            most = max(0, rule.tolerates(rule.points(count)))
+            return rule.model_copy(update={"f": most}) if rule.f > most else rule
+        return rule
 
     @cached_property
     def combines(self) -> bool:
@@ -89,7 +97,7 @@ class Receiving:
                 kept = finite(stacked_ND)
                 dropped = len(heard) - len(kept)
                 used, part = heard[kept.numpy()], Gram.of(stacked_ND[kept] if dropped else stacked_ND)
-            rule = self.rule
+            rule = self.rule_for(len(heard))
             assert isinstance(rule, GramRule)
             f = rule.hostile(len(heard))
             if dropped:
@@ -197,7 +205,7 @@ class Receiving:
         if updates_ND.shape[1] == 1 or self.mean_only(receiver):
             weights_N = weights_N.to(updates_ND.dtype)
             return (weights_N @ updates_ND) / weights_N.sum()
-        rule, layout = self.rule, self.federation.layout
+        rule, layout = self.rule_for(len(updates_ND)), self.federation.layout
         try:
             if self.federation.histories is not None and isinstance(rule, Remembering):
                 trust_N = self.trust(heard, weights_N.numpy(), receiver)

@@ -99,7 +99,7 @@ class _Head(Section):
 class _Quick(Section):
     """The keys of [quick] beside those of an experiment."""
 
-    arms: list[str] = Field(default=[])
+    arms: list[str] | None = None
     cross: dict[str, list[str]] = Field(default={})
     seeds: Seeds | None = None
 
@@ -141,8 +141,10 @@ def _contents(table: Table, arms: Mapping[str, Table]) -> Contents:
         raise ExperimentError("quick: write a table of overrides, e.g. [quick] with rounds = 10")
     head, base = _split(_Head, table, "")
     kept, overrides = _split(_Quick, reduced, "quick.")
-    _require(kept.arms, names, "quick.arms", "arm")
-    chosen = {*(kept.arms or arms), *kept_pairs(cross, kept.cross)} if kept.cross else set(kept.arms or names)
+    _require(kept.arms or (), names, "quick.arms", "arm")
+    chosen = set(kept.arms or names)
+    if kept.cross:
+        chosen = {*(arms if kept.arms is None else kept.arms), *kept_pairs(cross, kept.cross)}
 
     def experiments_for(which: Collection[str], over: Table | None = None) -> dict[str, Experiment]:
         plain = {arm: arms[arm] for arm in arms if arm in which}
