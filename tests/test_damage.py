@@ -65,6 +65,7 @@ class Trusting(OwnMean):
     """The same, of a rule that also asks a server for an update it can trust."""
 
     trusts = True
+    graph_only = False
 
 
 RULES: dict[str, Robust | Mean] = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-COLUMNS = 8192
+COLUMNS = 16384
 """Columns sorted at a time."""
 
 
@@ -22,12 +22,28 @@ def by_columns(rows_ND: Tensor, rule: Callable[[Tensor], Tensor], map_PN: Tensor
 
     The block is the rule's own to overwrite.
     """
-    result_D = rows_ND.new_empty(rows_ND.shape[1])
-    for start in range(0, rows_ND.shape[1], COLUMNS):
+    import torch
+
+    columns = rows_ND.shape[1]
+    result_D = rows_ND.new_empty(columns)
+    map_PN = None if map_PN is None else map_PN.to(rows_ND)
+    factors_N1 = None if map_PN is None or not _is_diagonal(map_PN) else map_PN.diagonal()[:, None]
+    buffer_PC = rows_ND.new_empty((len(rows_ND) if map_PN is None else len(map_PN), min(COLUMNS, columns)))
+    for start in range(0, columns, COLUMNS):
         block_NC = rows_ND[:, start : start + COLUMNS]
-        block_NC = block_NC.clone() if map_PN is None else map_PN.to(block_NC) @ block_NC
-        result_D[start : start + COLUMNS] = rule(block_NC)
+        part_PC = buffer_PC[:, : block_NC.shape[1]]
+        if map_PN is None:
+            part_PC.copy_(block_NC)
+        elif factors_N1 is not None:
+            torch.mul(block_NC, factors_N1, out=part_PC)
+        else:
+            torch.mm(map_PN, block_NC, out=part_PC)
+        result_D[start : start + COLUMNS] = rule(part_PC)
     return result_D
+
+
+def _is_diagonal(map_PN: Tensor) -> bool:
+    return map_PN.shape[0] == map_PN.shape[1] and map_PN.equal(map_PN.diagonal().diag())
 
 
 @functools.cache
@@ -54,13 +70,32 @@ def network(n: int, low: int, high: int) -> tuple[tuple[int, int], ...]:
     return tuple(reversed(kept))
 
 
-def order(block_NC: Tensor, low: int = 0, high: int | None = None) -> list[Tensor]:
-    """The rows low..high-1 of the block with every column in ascending order. Overwrites the block."""
+@functools.cache
+def selection(n: int, low: int, high: int) -> tuple[tuple[int, int], ...]:
+    """Comparators after which the places low..high-1 of n rows hold the values that a sort puts there, in any order.
+
+    Either the network without the comparators that order the values below, between or above; or, where few are left
+    out, minima and maxima one after another.
+    """
+    where = ["below" if i < low else "above" if i >= high else "between" for i in range(n)]
+    kept = []
+    for i, j in reversed(network(n, 0, n)):
+        if where[i] == "" or where[i] != where[j]:
+            kept.append((i, j))
+            where[i] = where[j] = ""
+    extremes = [(i, j) for i in range(low) for j in range(i + 1, n)]
+    extremes += [(i, j) for j in range(n - 1, high - 1, -1) for i in range(low, j)]
+    return min(tuple(reversed(kept)), tuple(extremes), key=len)
+
+
+def order(block_NC: Tensor, low: int = 0, high: int | None = None, sort: bool = True) -> list[Tensor]:
+    """The rows low..high-1 of the block with every column in ascending order (not `sort`: the same values in any
+    order). Overwrites the block."""
     import torch
 
     rows = list(block_NC.unbind(0))
     spare = torch.empty_like(rows[0])
-    for i, j in network(len(rows), low, len(rows) if high is None else high):
+    for i, j in (network if sort else selection)(len(rows), low, len(rows) if high is None else high):
         torch.minimum(rows[i], rows[j], out=spare)
         torch.maximum(rows[i], rows[j], out=rows[j])
         rows[i], spare = spare, rows[i]

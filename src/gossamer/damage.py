@@ -38,7 +38,7 @@ def damage(
     """
     import torch
 
-    if own_D is None and rule.trusts:
+    if own_D is None and (rule.trusts or rule.graph_only):
         own_D = honest_GD.mean(0)
     heard_ND = honest_GD
     own = None if own_D is None else next((i for i, row_D in enumerate(honest_GD) if row_D.equal(own_D)), None)

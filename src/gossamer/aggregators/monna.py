@@ -42,7 +42,7 @@ class MoNNA(Tolerant, GramRule):
         return super(MoNNA, rule).aggregate(updates_ND, weights_N, own_D, layout)
 
     def coefficients(self, gram: Gram, weights_N: Tensor, f: int, own: int | None) -> Tensor:
-        if len(gram) != len(gram.kernel_BB) - 1:
+        if len(gram) != len(gram.kernel) - 1:
             raise AggregationError("monna finds no trusted update in buckets: leave 'bucketing' out of `before`")
         place = self.pivot if own is None else own
         return nearest(gram.squares[place], f, place)

@@ -47,10 +47,10 @@ class Bucketing(PreAggregator):
     def matrix(self, gram: Gram, f: int, own: int | None) -> Tensor:
         import torch
 
-        n, kernel = len(gram), gram.kernel_BB
+        n = len(gram)
         if self.s == 1:
-            return torch.eye(n, dtype=kernel.dtype, device=kernel.device)
+            return torch.eye(n, dtype=torch.float64, device=gram.device)
         order_N = torch.from_numpy(generator(self.seed, "bucketing", round=self._round, step=n).permutation(n))
-        map_QN = torch.zeros((-(-n // self.s), n), dtype=kernel.dtype)
+        map_QN = torch.zeros((-(-n // self.s), n), dtype=torch.float64)
         map_QN[torch.arange(n) // self.s, order_N] = 1.0
-        return (map_QN / map_QN.sum(1, keepdim=True)).to(kernel.device)
+        return (map_QN / map_QN.sum(1, keepdim=True)).to(gram.device)
