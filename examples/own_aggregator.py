@@ -5,26 +5,23 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from gossamer import Aggregator, ExperimentError
+from gossamer.aggregators import CoordinateRule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gossamer.layout import Layout
 
+class Midmean(CoordinateRule):
+    """Mean of the middle half of the values of every coordinate. Ignores weights."""
 
-class TrimmedMean(Aggregator):
-    """Coordinate-wise mean without the `trim` smallest and the `trim` largest values. Ignores weights."""
+    source: ClassVar[str] = "Tukey 1977, midmean"
 
-    source: ClassVar[str] = "Yin et al. 2018, Definition 2"
+    kind: Literal["midmean"] = "midmean"
+    share: float = Field(default=0.25, ge=0, lt=0.5, description="share of the values left out at each end")
 
-    kind: Literal["trimmed_mean"] = "trimmed_mean"
-    trim: int = Field(default=1, ge=0, description="values left out at each end of every coordinate")
+    def tolerates(self, n: int) -> int:
+        """The most hostile updates among n that the rule withstands."""
+        return int(self.share * n)
 
-    def aggregate(
-        self, updates_ND: Tensor, weights_N: Tensor, own_D: Tensor | None = None, layout: Layout | None = None
-    ) -> Tensor:
-        count = len(updates_ND)
-        if 2 * self.trim >= count:
-            raise ExperimentError(f"aggregator.trim = {self.trim} leaves nothing of {count} updates; use a smaller one")
-        return updates_ND.sort(dim=0).values[self.trim : count - self.trim].mean(dim=0)
+    def on_columns(self, block_NC: Tensor, f: int) -> Tensor:
+        return block_NC.sort(dim=0).values[f : len(block_NC) - f].mean(dim=0)

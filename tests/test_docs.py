@@ -1,13 +1,14 @@
 """The documentation is executed: what a reader copies works, in the order of the page, in an empty folder.
 
 Fenced blocks: `python` is run in one namespace for each page, unless its first line is a comment that names a file;
-then it is written there, as is `text` (CSV, a trace). `toml` is checked as an experiment file (as a study if it is
+then it is written there, as is `text` (CSV, a trace). Where it begins with `>>> `, what it shows is compared. `toml` is checked as an experiment file (as a study if it is
 called study.toml), and written where a comment names a file. In `console`, lines that begin with `$ gossamer` are run;
 where the page shows `error: ...` below, the command must fail with that line.
 """
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import shlex
@@ -71,6 +72,8 @@ def play(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
             Path(block.file).write_text(block.text, encoding="utf-8")
         if block.language == "toml":
             check_experiment(block)
+        elif block.text.startswith(">>> "):
+            check_session(block, page, module)
         elif block.language == "python" and not block.file:
             code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
             exec(code, module.__dict__)
@@ -78,6 +81,14 @@ def play(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
             for command, shown in commands(block):
                 if command.startswith("gossamer "):
                     call(command, shown, f"{page.name}:{block.line}", capsys)
+
+
+def check_session(block: Block, page: Path, module: types.ModuleType) -> None:
+    """What the block shows after each `>>> ` is what it prints."""
+    test = doctest.DocTestParser().get_doctest(block.text, module.__dict__, page.name, str(page), block.line)
+    told: list[str] = []
+    assert doctest.DocTestRunner().run(test, out=told.append, clear_globs=False).failed == 0, "".join(told)
+    module.__dict__.update(test.globs)
 
 
 def check_experiment(block: Block) -> None:
@@ -120,7 +131,7 @@ def test_page_can_be_followed(page, folder, capsys, monkeypatch):
 
 
 def test_readme_can_be_followed(folder, capsys, monkeypatch):
-    """With the examples beside it, the first of them cut down to six nodes and two rounds, and a tiny study."""
+    """With the examples beside it, cut down to two rounds and the first to six nodes, and a tiny study."""
     shutil.copytree(ROOT / "examples", folder / "examples")
     first = folder / "examples" / "first.toml"
     text = first.read_text(encoding="utf-8")
@@ -128,6 +139,11 @@ def test_readme_can_be_followed(folder, capsys, monkeypatch):
     small = small.replace("[0.2, 0.1, 0.05]", "[0.1]")
     assert len(set(text.splitlines()) - set(small.splitlines())) == 3
     first.write_text(small, encoding="utf-8")
+    grid = folder / "examples" / "hostile.toml"
+    text = grid.read_text(encoding="utf-8")
+    small = text.replace("rounds = 20", "rounds = 2").replace("seed = [0, 1]", "seed = [0]")
+    assert len(set(text.splitlines()) - set(small.splitlines())) == 2
+    grid.write_text(small, encoding="utf-8")
     study(TINY, "single-merge")
     play(ROOT / "README.md", capsys, monkeypatch)
 
@@ -135,12 +151,26 @@ def test_readme_can_be_followed(folder, capsys, monkeypatch):
 def test_readme_names_every_command_and_every_kind():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = ["run", "sweep", "resume", "runs", "compare", "report", "export", "new", "validate", "plan", "list"]
-    for command in [*commands, "study"]:
+    for command in [*commands, "study", "worst"]:
         assert f"$ gossamer {command} " in text, command
     for family, base in families().items():
         row = re.search(rf"^\| {family} \| (.*) \|$", text, re.MULTILINE)
         assert row is not None, family
         assert set(row[1].replace("`", "").split(", ")) == discover(base).keys(), family
+
+
+@pytest.mark.parametrize("family", ["aggregators", "attacks", "hostile", "preaggregators"])
+def test_robust_page_has_a_line_for_every_kind(family):
+    told = set(re.findall(r"^\| `(\w+)` \|", (DOCS / "robust.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert discover(families()[family]).keys() <= told
+
+
+def test_robust_page_says_of_every_attack_what_it_knows():
+    text = (DOCS / "robust.md").read_text(encoding="utf-8")
+    for kind, attack in discover(families()["attacks"]).items():
+        row = re.search(rf"^\| `{kind}` \| ([\w, ]+) \| (\w+)", text, re.MULTILINE)
+        assert row is not None and row[2] == attack.knows, kind
+        assert ("data" in row[1], "message" in row[1]) == (attack.poisons, attack.forges), kind
 
 
 def fitting(kind: str) -> Experiment:
@@ -179,7 +209,8 @@ def test_examples_are_those_of_the_pages():
             if example and example.is_file():
                 assert example.read_text(encoding="utf-8") == block.text, f"{page.name}:{block.line}"
                 compared.add(example.name)
-    assert {"own_aggregator.py", "own_method.py", "own_model.py", "own_schedule.py"} <= compared
+    own = {"own_aggregator.py", "own_attack.py", "own_method.py", "own_model.py", "own_schedule.py"}
+    assert own <= compared
 
 
 def test_reference_is_what_the_script_prints():

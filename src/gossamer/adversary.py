@@ -50,6 +50,8 @@ class Adversary:
         self.attack, self.hostile, self.placement = experiment.attack, experiment.hostile, placement
         self.defence, self.seed, self.rounds = experiment.aggregator, experiment.seed, experiment.rounds
         self.population, self.like, self.on_graph = population, like, on_graph
+        self._began: dict[str, Tensor] = {}
+        """The models that local work began from, where messages are written while receivers already merge."""
         self.memory: dict[str, Tensor] = {}
         """What the attacker remembers, [H, ...] under 'field.name'."""
         if self.attack.forges:
@@ -80,6 +82,8 @@ class Adversary:
         struck, hostile_N = Struck(), self.placement.is_hostile
         if not self.active:
             return struck
+        if self.per_neighbour:
+            self._began = {name: rows.clone() for name, rows in self.population.state.items() if name in sent}
         hostile = participants[hostile_N[participants]]
         honest = participants[~hostile_N[participants]]
         if not len(hostile):
@@ -151,7 +155,8 @@ class Adversary:
         if own_HD.shape[1] == 1:
             return own_HD
         honest_GD = rows[index(seen)].flatten(1)
-        state = self.population.state.get(name) if self.on_graph else None
+        states = self._began or self.population.state
+        state = states.get(name) if self.on_graph else None
         if state is None or state.shape[1:] != rows.shape[1:]:
             own_base_HD, base_D = torch.zeros_like(own_HD), torch.zeros_like(own_HD[0])
         else:

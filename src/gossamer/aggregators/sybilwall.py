@@ -70,7 +70,8 @@ class SybilWall(Gossiping):
         if self.merging == "krum_filter":
             return combined(updates_ND, shares(without_outlier(updates_ND, trust_N, own)))
         if self.merging == "median":
-            half = trust_N.argsort(descending=True, stable=True)[: (len(trust_N) + 1) // 2]
+            # All that are as good as the worst of the better half.
+            half = (trust_N >= trust_N.sort(descending=True).values[(len(trust_N) - 1) // 2]).nonzero().flatten()
             n = len(half)
 
             def middle(block_NC: Tensor) -> Tensor:
