@@ -52,6 +52,15 @@ CASES: dict[str, dict[str, Any]] = {
         **SHORT, "nodes": 16, "data": "fashion_mnist", "model": "fedavg_cnn", "method": "dsgd", "topology": "ring",
         "learner": {**LEARNER, "momentum": 0.9}, "backend": "parallel",
     },
+    **{
+        f"fashion, softmax, 1000 nodes of which 100 hostile, {kind}": {
+            **SHORT, "rounds": 10, "nodes": 1000, "data": "fashion_mnist", "model": "softmax_regression",
+            "method": "dsgd", "partition": {"kind": "dirichlet", "alpha": 1.0, "min_size": 1}, "learner": LEARNER, "backend": "parallel",
+            "topology": {"kind": "random_regular", "degree": 8}, "hostile": {"count": 100}, "attack": "sign_flip",
+            "aggregator": kind,
+        }
+        for kind in ("krum", "clipped_gossip", "sybilwall")
+    },
 }  # fmt: skip
 
 
@@ -90,11 +99,13 @@ def main() -> None:
         if not name.startswith("digits") and not os.environ.get("GOSSAMER_DATA"):
             continue
         experiment = gossamer.Experiment(**values)
-        plan, peak = planned(experiment), measured(experiment)
+        plan, began = planned(experiment), time.perf_counter()
+        peak = measured(experiment)
         rows[name] = {
             "planned_mb": round(plan["total"] / 1e6),
             "measured_mb": round(peak / 1e6),
             "ratio": round(plan["total"] / peak, 3),
+            "seconds": round(time.perf_counter() - began, 1),
             "parts_mb": {part: round(value / 1e6) for part, value in plan.items() if part != "total"},
         }
         print(f"{name}: {rows[name]}", file=sys.stderr)

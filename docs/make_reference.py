@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gossamer.aggregators import Aggregator, Robust
 from gossamer.experiment import Experiment, Section
 from gossamer.plugs import Plug, discover, families
 
@@ -41,6 +42,8 @@ Python, an `nn.Module`, a `gossamer.Dataset`, a function or a networkx graph can
 A file may also hold `[arms.NAME]` tables (differences from what stands above, compared by `gossamer run`) and a
 `[sweep]` table of lists (a grid, for `gossamer sweep`); see the [tutorial](tutorial.md).
 
+Rules as functions of arrays, what each withstands and what each attack knows: [robust.md](robust.md).
+
 The pictures of partitions show the digits dealt to 16 nodes, and for natural groups the hospitals of `heart_disease`.
 """
 
@@ -54,6 +57,8 @@ def page() -> str:
         parts += [f"## `{key}`\n", f"{inspect.getdoc(section)}\n", _table(section, skip=set())]
     for family, key in sorted(bases.items(), key=lambda pair: list(Experiment.model_fields).index(pair[1])):
         parts += [f"## `{key}`\n", *_family(family, key)]
+        if family == "aggregators":
+            parts += [f"## `{key}.before`\n", *_family("preaggregators", "before")]
     return re.sub("\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
 
 
@@ -73,21 +78,23 @@ def _family_of(key: str) -> str:
 
 def _family(family: str, key: str) -> list[str]:
     """What the family is, the fields of all its kinds, then each kind with the fields that are its own."""
-    base, default = families()[family], Experiment.model_fields[key].default
+    base = families()[family]
+    default = Experiment.model_fields[key].default if key in Experiment.model_fields else None
     lead = (inspect.getdoc(importlib.import_module(base.__module__)) or "").split("\n\n")[0]
     default_kind = f"Default: `{default.kind}`." if isinstance(default, Plug) else "A list of tables; default: none."
-    shared = set(base.model_fields)
+    common, who = (Robust, "robust kind") if base is Aggregator else (base, "kind")
+    shared = set(common.model_fields)
     parts = [f"{lead} {default_kind}\n"]
     if shared - {"kind", "file"}:
-        parts += ["Fields of every kind:\n", _table(base, skip={"kind", "file"})]
+        parts += [f"Fields of every {who}:\n", _table(common, skip={"kind", "file"})]
     for kind, cls in discover(base).items():
         parts += [f'### {key} = "{kind}"\n', (inspect.getdoc(cls) or "") + "\n"]
         if cls.source:
             parts.append(f"Source: {cls.source}.\n")
         if (IMAGES / f"{key}-{kind}.png").is_file():
             parts.append(f"![{key} {kind}](images/{key}-{kind}.png)\n")
-        changed = {name for name in shared if _row(cls, name) == _row(base, name)}
-        parts.append(_table(cls, skip=changed | {"kind", "file"}))
+        same = {name for name in shared & set(cls.model_fields) if _row(cls, name) == _row(common, name)}
+        parts.append(_table(cls, skip=same | {"kind", "file"}))
     return parts
 
 

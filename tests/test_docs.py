@@ -1,9 +1,10 @@
 """The documentation is executed: what a reader copies works, in the order of the page, in an empty folder.
 
 Fenced blocks: `python` is run in one namespace for each page, unless its first line is a comment that names a file;
-then it is written there, as is `text` (CSV, a trace). Where it begins with `>>> `, what it shows is compared. `toml` is checked as an experiment file (as a study if it is
-called study.toml), and written where a comment names a file. In `console`, lines that begin with `$ gossamer` are run;
-where the page shows `error: ...` below, the command must fail with that line.
+then it is written there, as is `text` (CSV, a trace). Where it begins with `>>> `, what it shows is compared. `toml` is
+checked as an experiment file (as a study if it is called study.toml), and written where a comment names a file. In
+`console`, lines that begin with `$ gossamer` are run; where the page shows `error: ...` below, the command must fail
+with that line.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from aggregator_table import LINES, STEPS
 from tiny_study import TINY, study
 
 from gossamer.arms import expand, load_arms, load_sweep
@@ -169,8 +171,17 @@ def test_robust_page_says_of_every_attack_what_it_knows():
     text = (DOCS / "robust.md").read_text(encoding="utf-8")
     for kind, attack in discover(families()["attacks"]).items():
         row = re.search(rf"^\| `{kind}` \| ([\w, ]+) \| (\w+)", text, re.MULTILINE)
-        assert row is not None and row[2] == attack.knows, kind
+        assert row is not None, kind
+        assert row[2] == attack.knows, kind
         assert ("data" in row[1], "message" in row[1]) == (attack.poisons, attack.forges), kind
+
+
+def test_robust_page_says_what_the_contract_tests_hold_of_shifts():
+    text = (DOCS / "robust.md").read_text(encoding="utf-8")
+    for kind, line in [*LINES.items(), *STEPS.items()]:
+        row = re.search(rf"^\| `{kind}` \| .* \| (yes|no) \| [^|]*\|$", text, re.MULTILINE)
+        assert row is not None, kind
+        assert (row[1] == "yes") == ("shift" in line.holds.split()), kind
 
 
 def fitting(kind: str) -> Experiment:

@@ -6,7 +6,6 @@ An `Experiment` is frozen and validated; unknown keys fail with the nearest vali
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -26,6 +25,7 @@ from gossamer.clocks.rounds import Rounds
 from gossamer.data import Data, Normalise
 from gossamer.data.digits import Digits
 from gossamer.errors import ExperimentError
+from gossamer.explaining import explain
 from gossamer.hostile import Hostile
 from gossamer.hostile.nobody import Nobody
 from gossamer.learners import Learner
@@ -38,7 +38,7 @@ from gossamer.parametrisations import Parametrisation
 from gossamer.parametrisations.identity import Identity
 from gossamer.partitions import Partition
 from gossamer.partitions.dirichlet import Dirichlet
-from gossamer.plugs import Choice, Plug
+from gossamer.plugs import Choice
 from gossamer.schedules import ALL, Schedule
 from gossamer.schedules.every import Every
 from gossamer.topologies import Topology
@@ -47,10 +47,6 @@ from gossamer.transforms import Transform
 
 WITHOUT_EFFECT = ("name", "backend", "workers", "checkpoint", "data_folder")
 """Keys of an experiment that change no result: what it is called, where and how fast it runs."""
-
-
-UNION_PARTS = ("int", "float", "constrained-float", "literal['all']")
-"""What pydantic adds to the location of an error in a field of several types."""
 
 
 class Section(BaseModel):
@@ -158,7 +154,7 @@ class Experiment(Section):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ExperimentError(explain(error)) from None
+            raise ExperimentError(explain(error, Experiment)) from None
 
     @field_validator("name")
     @classmethod
@@ -376,66 +372,3 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ExperimentError(f"the file is not valid TOML: {error}") from None
-
-
-def explain(error: ValidationError) -> str:
-    """The problems, joined: of each the field, the value, what is allowed, the nearest valid key."""
-    found: dict[str, list[str]] = {}
-    for problem in error.errors(include_url=False):
-        # A field of several types fails once for each of them.
-        location = tuple(part for part in problem["loc"] if part not in UNION_PARTS)
-        text = _explain_one({**problem, "loc": location})
-        where, _, what = text.partition(": ")
-        found.setdefault(where, []).append(what)
-    return "; ".join(f"{where}: {' or '.join(what)}" if any(what) else where for where, what in found.items())
-
-
-def _explain_one(problem: dict[str, Any]) -> str:
-    location = [str(part) for part in problem["loc"]]
-    model = _model_at(location[:-1]) if problem["type"] == "extra_forbidden" else None
-    kinds = {part for part in location if not part.isdigit()} & _kinds()
-    field = ".".join(part for i, part in enumerate(location) if not (i > 0 and part in kinds and i < len(location)))
-    if problem["type"] == "extra_forbidden":
-        known = list(model.model_fields) if model else []
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        return f"unknown key '{field}'; {hint}valid keys: {', '.join(known)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:] if message else message
-    value = problem.get("input")
-    shown = "" if isinstance(value, (dict, BaseModel)) or problem["type"] == "missing" else f" = {_short(value)}"
-    return f"{field}{shown}: {message}" if field else message
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _kinds() -> set[str]:
-    from gossamer.plugs import discover, families
-
-    return {kind for base in families().values() for kind in discover(base)}
-
-
-def _model_at(location: list[str]) -> type[BaseModel] | None:
-    """The pydantic model that a location of an error points into."""
-    from gossamer.plugs import discover, families
-
-    model: type[BaseModel] = Experiment
-    for part in location:
-        if part.isdigit():
-            continue
-        field = model.model_fields.get(part)
-        if field is not None:
-            annotation: Any = field.annotation
-            if getattr(annotation, "__origin__", None) is tuple:
-                annotation = annotation.__args__[0].__origin__
-            model = annotation
-        elif isinstance(model, type) and issubclass(model, Plug):
-            base = next((b for b in families().values() if issubclass(b, model) or issubclass(model, b)), None)
-            found = discover(base).get(part) if base else None
-            if found is None:
-                return None
-            model = found
-    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
