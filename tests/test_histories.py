@@ -120,17 +120,20 @@ def test_sums_of_updates_add_up():
 def test_hostile_nodes_gossip_nothing_or_frame():
     """Node 0 is hostile: with `frames` its neighbours hold a stranger's record that is another neighbour's model."""
     placement = Placement(N, np.array([0]), -1, RING_E2[:0])
+    near_E2 = np.array([(i, (i + s) % N) for i in range(N) for s in (-2, -1, 1, 2)])
     for frames in (False, True):
         history = gossiped(versions=20)
         for round in range(3):
             history.note(sent(round), None, EVERYBODY, round)
-            history.exchange(RING_E2, round, placement, frames)
+            history.exchange(near_E2, round, placement, frames)
         told = [(i, j) for i in range(N) for j in range(N) if history.source_NN[i, j] == 0 and j != 0]
         assert bool(told) == frames
         for receiver, name in told:
             made = int(history.version_NN[receiver, name])
             slot = int(history.slot_NN[receiver, name])
-            assert int(history.of_P[slot]) != name
+            victim = int(history.of_P[slot])
+            assert victim != name
+            assert {(victim, receiver), (victim, 0)} <= {(s, r) for s, r in near_E2.tolist()}
             assert torch.equal(history.pool_PD[slot], sent(made)["row"][history.of_P[slot]])
 
 

@@ -50,6 +50,7 @@ class Adversary:
         self.attack, self.hostile, self.placement = experiment.attack, experiment.hostile, placement
         self.defence, self.seed, self.rounds = experiment.aggregator, experiment.seed, experiment.rounds
         self.population, self.like, self.on_graph = population, like, on_graph
+        self._first = True
         self._began: dict[str, Tensor] = {}
         """The models that local work began from, where messages are written while receivers already merge."""
         self.memory: dict[str, Tensor] = {}
@@ -74,14 +75,18 @@ class Adversary:
     def _mangles(self) -> bool:
         return type(self.attack).mangle is not Attack.mangle
 
-    def strike(self, sent: dict[str, Tensor], participants: Array, round: int, heard_E2: Array | None) -> Struck:
+    def strike(
+        self, sent: dict[str, Tensor], participants: Array, round: int, heard_E2: Array | None, first: bool = True
+    ) -> Struck:
         """Write what hostile participants send into `sent` [N, ...] of each field; `heard_E2`: the links of the round.
 
+        `first`: whether it is the first exchange of the round, the one that the attacker remembers.
         Raises NodeError where the attack itself fails.
         """
         struck, hostile_N = Struck(), self.placement.is_hostile
         if not self.active:
             return struck
+        self._first = first
         if self.per_neighbour:
             self._began = {name: rows.clone() for name, rows in self.population.state.items() if name in sent}
         hostile = participants[hostile_N[participants]]
@@ -115,10 +120,9 @@ class Adversary:
 
     def letters(
         self, name: str, rows: Tensor, round: int, receiver: int, heard: Array, weights: Array
-    ) -> tuple[Array, Tensor] | None:
-        """What the hostile among `heard` write to one neighbour in a field: their places among `heard`, and [H, D].
-
-        Nothing for a hostile receiver, or where all that is heard is honest; None too where they send nothing.
+    ) -> tuple[Array, Tensor | None] | None:
+        """What the hostile among `heard` write to one neighbour in a field: their places among `heard`, and [H, D] or,
+        where they send nothing, None. For a hostile receiver, or where all that is heard is honest, no letters.
         """
         hostile_N = self.placement.is_hostile
         places = hostile_N[heard].nonzero()[0]
@@ -127,7 +131,7 @@ class Adversary:
         seen = heard[~hostile_N[heard]]
         told = (receiver, weights[~hostile_N[heard]], weights[places])
         forged = self._forged(name, rows, round, heard[places], seen, told)
-        return None if forged is None else (places, forged)
+        return places, forged
 
     def _groups(self, hostile: Array, honest: Array, heard_E2: Array | None) -> list[tuple[Array, Array]]:
         """(honest nodes seen, hostile nodes that write together): all as one, or each by its own neighbourhood."""
@@ -160,7 +164,9 @@ class Adversary:
         if state is None or state.shape[1:] != rows.shape[1:]:
             own_base_HD, base_D = torch.zeros_like(own_HD), torch.zeros_like(own_HD[0])
         else:
-            own_base_HD = state[index(senders)].flatten(1)
+            # Behind all names of Sybils is one model.
+            trained = senders if self.placement.host < 0 else np.full(len(senders), self.placement.host)
+            own_base_HD = state[index(trained)].flatten(1)
             of_honest = state[index(seen)] if len(seen) else state[index(senders)]
             base_D = of_honest.flatten(1).mean(0)
         places = np.searchsorted(self.placement.hostile, senders)
@@ -190,7 +196,7 @@ class Adversary:
             raise
         except Exception as error:
             raise node_error(error, int(senders[0]), round + 1, "attack") from error
-        for key, value in memory.items():
+        for key, value in memory.items() if self._first else ():
             mine[key].index_copy_(0, index(places), value)
         return forged
 

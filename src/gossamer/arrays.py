@@ -9,6 +9,8 @@ import numpy as np
 
 from gossamer.errors import AggregationError
 
+Array = np.ndarray[Any, Any]
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -32,9 +34,9 @@ def as_rows(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
         shapes = sorted({tuple(np.shape(v)) for v in vectors})
         if len(shapes) > 1:
             raise AggregationError(f"updates have different shapes: {', '.join(str(list(s)) for s in shapes)}")
-        stacked = torch.from_numpy(np.stack([np.asarray(v) for v in vectors])) if numpy else torch.stack(list(vectors))
+        stacked = _tensor(np.stack([np.asarray(v) for v in vectors])) if numpy else torch.stack(list(vectors))
     else:
-        stacked = torch.from_numpy(np.ascontiguousarray(vectors)) if numpy else vectors
+        stacked = _tensor(np.ascontiguousarray(vectors)) if numpy else vectors
     if stacked.dim() < 1 or len(stacked) == 0:
         raise AggregationError("there are no updates to aggregate")
     if stacked.is_complex() or stacked.dtype == torch.bool:
@@ -49,3 +51,13 @@ def as_rows(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
         return (value.numpy() if shape else value.numpy()[()]) if numpy else value
 
     return rows_ND, back
+
+
+def _tensor(array: Array) -> Tensor:
+    """An array as a tensor, in the machine's byte order. Raises AggregationError where there is no such type."""
+    import torch
+
+    try:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except TypeError:
+        raise AggregationError(f"updates must be real numbers of at most 64 bits, not {array.dtype}") from None

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gossamer.aggregators import Aggregator
+from gossamer.aggregators import Aggregator, Robust
 from gossamer.aggregators.mean import Mean
 from gossamer.attacks import Attack
 from gossamer.attacks.honest import Honest
@@ -273,6 +273,7 @@ class Experiment(Section):
                 "model, which a server has none of; use it with a method for graphs, or another rule such as "
                 "'centered_clipping'"
             )
+        self._rule_fits(world)
         if self.aggregator.trusts and world == "server" and not self.root:
             raise ExperimentError(
                 f"aggregator.kind = '{self.aggregator.kind}' compares updates with the server's own: set "
@@ -282,6 +283,40 @@ class Experiment(Section):
             raise ExperimentError(
                 f"root = {self.root}: aggregator.kind = '{self.aggregator.kind}' "
                 f"{'makes no use of items at the server' if world == 'server' else 'has no server'}; set it to 0"
+            )
+
+    def _rule_fits(self, world: str) -> None:
+        """What rules that ask more than updates need of the rest."""
+        rule, schedule = self.aggregator, self.schedule
+        if rule.history and self.attack.aim == "neighbour" and self.attack.forges:
+            raise ExperimentError(
+                f"aggregator.kind = '{rule.kind}' compares what a sender sends to all; use attack.aim = 'all'"
+            )
+        if world != "graph":
+            return
+        intensities = [schedule.intensity(round, self.rounds) for round in range(self.rounds)]
+        merges = schedule.final == "merge" or ALL in intensities or schedule.looks
+        if merges and (rule.graph_only or rule.trusts or rule.history == "gossiped"):
+            raise ExperimentError(
+                f"aggregator.kind = '{rule.kind}' is for a node that hears its neighbours, but "
+                f"schedule.kind = '{schedule.kind}' with final = '{schedule.final}' has all-reduces; use 'every' and "
+                "final = 'none' or 'gossip'"
+            )
+        if isinstance(rule, Robust) and rule.points(60) != 60:
+            raise ExperimentError(
+                "aggregator.before: 'bucketing' mixes a node's own update with others', so it is for servers; use 'nnm'"
+            )
+        steady = not self.topology.varies and set(intensities) == {1.0} and not self.clock.drop
+        everybody = schedule.participation == 1
+        if rule.history == "gossiped" and rule.kind == "twin_filter" and not (steady and everybody):
+            raise ExperimentError(
+                "aggregator.kind = 'twin_filter' compares with what neighbours sent in earlier rounds: it needs a "
+                "fixed graph with all nodes and links in every round, and no lost messages"
+            )
+        if self.hostile.many_names and not everybody:
+            raise ExperimentError(
+                f"schedule.participation = {schedule.participation:g}: the names of Sybils on a graph come and go by "
+                "hostile.participation; use 1"
             )
 
     def _clock_fits(self) -> None:

@@ -162,7 +162,7 @@ class Federation:
         if count != "all" and int(count) < len(self.test_items):
             rng = generator(experiment.seed, "test items")
             self.test_items = np.sort(rng.choice(len(self.test_items), size=int(count), replace=False))
-        self.goals = goals_of(experiment, self.items, self.test_items)
+        self.goals = goals_of(experiment, self.items, self.test_items, len(self.shards.classes))
         """What the success of the attack is measured on: inputs and the classes it wants them to be taken for."""
 
     @property
@@ -283,7 +283,13 @@ class Federation:
         try:
             task, view = self.prepare(node, tick, participants, state)
             stage = "train"
-            result = self.trainer.train(task, node, tick, round)
+            try:
+                result = self.trainer.train(task, node, tick, round)
+            except NodeError:
+                if not self.placement.is_hostile[node]:
+                    raise
+                # A hostile node cannot end the run by what it trains on: it sends what it began from.
+                result = Result(task.row, self.trainer.slots, 0, 0.0, math.nan, math.nan)
             stage = "finish"
             return self.finish(task, result, view, into, exactly)
         except GossamerError:
@@ -349,7 +355,12 @@ class Federation:
 
         for name, values in self.population.tensors().items():
             # Row by row, and by the sum, which is finite only if all are: no copy of the population is made.
-            sums = (float(row.sum(dtype=torch.float64)) for row in values)
+            # What hostile nodes make of their own models is their affair.
+            per_node = not (name.startswith("state.") and self.has_server)
+            spared = self.placement.is_hostile if per_node else np.zeros(len(values), bool)
+            sums = (
+                0.0 if bad else float(row.sum(dtype=torch.float64)) for row, bad in zip(values, spared, strict=True)
+            )
             bad = next((index for index, total in enumerate(sums) if not math.isfinite(total)), None)
             if bad is None:
                 continue
@@ -360,7 +371,7 @@ class Federation:
             )
 
 
-def goals_of(experiment: Experiment, items: NodeItems, test_items: Array) -> tuple[Tensor, Tensor] | None:
+def goals_of(experiment: Experiment, items: NodeItems, test_items: Array, classes: int) -> tuple[Tensor, Tensor] | None:
     """Test inputs as the attack shows them, and the classes that it wants them to be taken for; None: it has no aim."""
     import torch
 
@@ -368,7 +379,7 @@ def goals_of(experiment: Experiment, items: NodeItems, test_items: Array) -> tup
         return None
     chosen = torch.from_numpy(test_items)
     inputs, labels = items.test_inputs[chosen].numpy(), items.test_labels[chosen].numpy()
-    found = experiment.attack.succeeded(inputs, labels) if labels.ndim == 1 else None
+    found = experiment.attack.succeeded(inputs, labels, classes) if labels.ndim == 1 else None
     if found is None or not len(found[0]):
         return None
     return torch.from_numpy(np.ascontiguousarray(found[0])), torch.from_numpy(np.asarray(found[2], np.int64))

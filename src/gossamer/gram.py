@@ -27,7 +27,7 @@ NEAR = 10.0
 """Squared distance from the origin to the medoid, in squared distances between rows, up to which rows are multiplied as
 they are: centring them would gain no more than a digit."""
 
-ILL = 1e4
+ILL = 1e2
 """Squared distance from the centre to the medoid, in squared distances between rows, above which float32 would lose
 the latter: then everything is computed again in float64 around the medoid."""
 

@@ -137,7 +137,7 @@ class Gossiped:
         products = torch.zeros((len(fresh), len(used)), dtype=torch.float64)
         for start in range(0, self.pool_PD.shape[1], COLUMNS):
             block_PC = self.pool_PD[:, start : start + COLUMNS]
-            products += block_PC[fresh] @ block_PC[used].T
+            products += block_PC[fresh].double() @ block_PC[used].double().T
         self.kernel_PP[fresh[:, None], used] = products
         self.kernel_PP[used[:, None], fresh] = products.T
 
@@ -212,15 +212,17 @@ class Gossiped:
         rng: np.random.Generator,
         round: int,
     ) -> list[tuple[int, int, int, int, int, int]]:
-        """A forged record for each neighbour: an honest one it hears, under the name of a stranger."""
-        found, current = [], self._current(round)
+        """A forged record for each neighbour: what an honest one, heard by both, sent last, under a stranger's name."""
+        found, last = [], self._current(round - 1)
+        names = placement.hostile if placement.host >= 0 else np.array([sender])
+        seen = heard_E2[np.isin(heard_E2[:, 1], names), 0]
         for receiver in receivers:
             heard = heard_E2[heard_E2[:, 1] == receiver, 0]
-            victims = heard[~placement.is_hostile[heard]]
+            victims = np.intersect1d(heard[~placement.is_hostile[heard] & (last[heard] >= 0)], seen)
             strangers = np.setdiff1d(placement.honest, [*heard.tolist(), receiver])
             if len(victims) and len(strangers):
                 victim, name = int(rng.choice(victims)), int(rng.choice(strangers))
-                found.append((receiver, name, int(current[victim]), 2, sender, round))
+                found.append((receiver, name, int(last[victim]), 2, sender, round - 1))
         return found
 
     def _current(self, round: int) -> Array:

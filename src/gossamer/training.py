@@ -194,7 +194,7 @@ class Trainer:
         self.experiment, self.resident, self.items = experiment, resident, items
         self._loss, self._dice = cross_entropy, torch.default_generator
         self._trainable = resident.row[: resident.layout.trainable]
-        self._slots = experiment.learner.fresh(self._trainable)
+        self._slots = self.slots = experiment.learner.fresh(self._trainable)
         split = {name: resident.split(slot) for name, slot in self._slots.items() if name != "count"}
         counted = {"count": self._slots["count"]} if "count" in self._slots else {}
         self._no_terms = [Terms()] * len(resident.parts)

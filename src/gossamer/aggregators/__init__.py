@@ -155,6 +155,7 @@ class Robust(Aggregator):
         """The points that the pre-aggregators make of the updates."""
         for step in self.before:
             gram = gram.through(step.matrix(gram, f, own))
+            own = own if step.points(len(gram)) == len(gram) else None
         return gram
 
 
@@ -230,6 +231,13 @@ class Remembering(GramRule):
         "it is always the sum of its changes",
     )
 
+    @field_validator("before")
+    @classmethod
+    def _as_sent(cls, value: tuple[PreAggregator, ...]) -> tuple[PreAggregator, ...]:
+        if value:
+            raise ValueError("rules that compare histories take updates as they were sent; leave it out")
+        return value
+
     def coefficients_of(self, history: Gram, weights_N: Tensor, own: int | None) -> Tensor:
         """The coefficients [N] of the updates from the histories of their N senders."""
         raise NotImplementedError
@@ -238,7 +246,7 @@ class Remembering(GramRule):
         self, updates_ND: Tensor, trust_N: Tensor, own: int | None = None, layout: Layout | None = None
     ) -> Tensor:
         """One update [D] from updates and how much each is trusted."""
-        return combined(updates_ND, trust_N / trust_N.sum())
+        return combined(updates_ND, shares(trust_N))
 
 
 class Gossiping(Remembering):
@@ -248,7 +256,7 @@ class Gossiping(Remembering):
 
     decay: float = Field(default=0.8, ge=0, description="lambda: how much rather records of near nodes are passed on")
     versions: int = Field(
-        default=8, ge=2, description="records kept in memory for each node, of all versions together; the oldest go"
+        default=16, ge=2, description="records kept in memory for each node, of all rounds together; the oldest go"
     )
 
     def trust(self, history: Gram, heard: int) -> Tensor:
@@ -261,12 +269,18 @@ class Gossiping(Remembering):
         return None
 
 
+def shares(trust_N: Tensor) -> Tensor:
+    """Scores as weights that sum to 1; equal ones where nobody is trusted."""
+    total = trust_N.sum()
+    return trust_N / total if float(total) > 0 else trust_N.new_full(trust_N.shape, 1.0 / len(trust_N))
+
+
 def finite(updates_ND: Tensor) -> Tensor:
     """The places of the updates without NaN or infinity, and whose squares are far from overflowing float64."""
     import torch
 
-    sums_N = updates_ND.sum(1)
-    if sums_N.isfinite().all() and float(sums_N.abs().max()) < 1e30:
+    largest_N: Tensor = torch.linalg.vector_norm(updates_ND, ord=math.inf, dim=1)
+    if updates_ND.shape[1] == 0 or (largest_N < 1e100).all():
         return torch.arange(len(updates_ND), device=updates_ND.device)
     squares_N = torch.stack([row_D.double().square().sum() for row_D in updates_ND])
     return (squares_N < 1e300).nonzero().flatten()

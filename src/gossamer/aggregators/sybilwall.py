@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from gossamer.aggregators import Gossiping
+from gossamer.aggregators import Gossiping, shares
+from gossamer.aggregators.foolsgold import cosines, scores
 from gossamer.columns import by_columns, order
 from gossamer.gram import combined
 
@@ -44,10 +45,7 @@ class SybilWall(Gossiping):
 
     def trust(self, history: Gram, heard: int) -> Tensor:
         """Scores [heard] of the first records, by all of them. Fung, Yoon and Beschastnikh 2020, Algorithm 1."""
-        from gossamer.aggregators.foolsgold import scores
-
-        norms_K = history.norms.clamp(min=1e-30)
-        return scores(history.products / (norms_K[:, None] * norms_K))[:heard]
+        return scores(cosines(history))[:heard]
 
     def coefficients(self, gram: Gram, weights_N: Tensor, f: int, own: int | None) -> Tensor:
         return self.coefficients_of(gram, weights_N, own)
@@ -92,20 +90,14 @@ class SybilWall(Gossiping):
         return self.merge(updates_ND, trust_N / trust_N.max(), own, layout)
 
 
-def shares(trust_N: Tensor) -> Tensor:
-    """Scores as weights that sum to 1; equal ones where nobody is trusted."""
-    total = trust_N.sum()
-    return trust_N / total if float(total) > 0 else trust_N.new_full(trust_N.shape, 1.0 / len(trust_N))
-
-
 def without_outlier(updates_ND: Tensor, trust_N: Tensor, own: int | None) -> Tensor:
     """The scores, that of the neighbour with the highest Krum score (f = 1) set to 0."""
-    from gossamer.aggregators.krum import scores
+    from gossamer.aggregators import krum
     from gossamer.gram import Gram
 
     if len(updates_ND) < 4:
         return trust_N
-    krum_N = scores(Gram.of(updates_ND).squares, 1)
+    krum_N = krum.scores(Gram.of(updates_ND).squares, 1)
     if own is not None:
         krum_N[own] = -1.0
     left_N = trust_N.clone()

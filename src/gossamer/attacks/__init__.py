@@ -115,7 +115,7 @@ class Attack(Plug):
         """What becomes of a forged message on its way out: another shape, type or size."""
         return message
 
-    def succeeded(self, inputs_M: Array, labels_M: Array) -> tuple[Array, Array, Array] | None:
+    def succeeded(self, inputs_M: Array, labels_M: Array, classes: int) -> tuple[Array, Array, Array] | None:
         """What its success is measured on: (inputs [K, ...], labels [K], goals [K]), where the score is the share of
         items whose goal is what a model says. None: only accuracy tells."""
         return None

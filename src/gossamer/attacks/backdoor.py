@@ -53,7 +53,7 @@ class Backdoor(Attack):
             return scene.own_HD
         return scene.own_base_HD + self.boost * (scene.own_HD - scene.own_base_HD)
 
-    def succeeded(self, inputs_M: Array, labels_M: Array) -> tuple[Array, Array, Array]:
+    def succeeded(self, inputs_M: Array, labels_M: Array, classes: int) -> tuple[Array, Array, Array]:
         others = np.flatnonzero(labels_M != self.target)
         return self._patched(inputs_M, others), labels_M[others], np.full_like(labels_M[others], self.target)
 

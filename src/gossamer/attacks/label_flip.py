@@ -57,13 +57,13 @@ class LabelFlip(Attack):
             return np.empty(0, np.int64)
         return np.flatnonzero(self._concerned(labels_M))
 
-    def succeeded(self, inputs_M: Array, labels_M: Array) -> tuple[Array, Array, Array] | None:
+    def succeeded(self, inputs_M: Array, labels_M: Array, classes: int) -> tuple[Array, Array, Array] | None:
         """The test items of the classes concerned and what they are to be taken for; for 'all' those whose label
         changes, with as many classes as the highest label says. None for sequences.
         """
         if labels_M.ndim != 1:
             return None
-        goals_M = self._flipped(labels_M, int(labels_M.max(initial=0)) + 1)
+        goals_M = self._flipped(labels_M, classes)
         taught_K = np.flatnonzero(goals_M != labels_M)
         return inputs_M[taught_K], labels_M[taught_K], goals_M[taught_K]
 

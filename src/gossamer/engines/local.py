@@ -115,20 +115,24 @@ def named(federation: Federation, outcomes: list[Outcome], participants: Array) 
 
 
 def _strike(federation: Federation, result: Round, exchange: Exchange | None) -> Struck:
-    """Let hostile nodes write their messages, and note for later what everybody sent."""
+    """Let hostile nodes write their messages, and note for later what everybody sent.
+
+    Where a round ends in several exchanges, what lasts is noted in the first of them.
+    """
+    first = exchange is None or exchange.round == result.round
     participants, adversary = result.participants, federation.adversary
     hostile = participants[federation.placement.is_hostile[participants]]
     heard_E2 = None if exchange is None or exchange.everyone else exchange.heard_E2
-    struck = adversary.strike(federation.sent, participants, result.round, heard_E2)
-    result.rejected += len(struck.rejected)
+    struck = adversary.strike(federation.sent, participants, result.round, heard_E2, first)
+    result.rejected += len(struck.rejected) if first else 0
     if adversary.active:
         bad = [n for n in np.setdiff1d(hostile, struck.absent).tolist() if not whole(federation.sent, n)]
-        result.rejected += len(bad)
+        result.rejected += len(bad) if first else 0
         if federation.experiment.aggregator.linear:
             require_finite(federation.sent, struck, hostile, result.round, federation.experiment.aggregator.kind)
         if federation.histories is not None:
             struck.rejected |= dict.fromkeys(bad, "holds NaN or infinity")
-    if (history := federation.histories) is not None:
+    if (history := federation.histories) is not None and first:
         senders = np.setdiff1d(participants, struck.absent)
         before = None if federation.has_server else federation.population.state.get(history.name)
         history.note(federation.sent, before, senders, result.round)
@@ -238,7 +242,8 @@ def _mixing(federation: Federation, exchange: Exchange, struck: Struck) -> csr_a
         from scipy.sparse import csr_array as sparse
 
         to_names_E2 = exchange.heard_E2[placement.is_hostile[exchange.heard_E2[:, 1]]]
-        heard = np.union1d(placement.hostile[:0] if forges else placement.hostile, to_names_E2[:, 0])
+        sending = np.setdiff1d(np.intersect1d(placement.hostile, exchange.edges_E2[:, 0]), struck.absent)
+        heard = np.union1d(placement.hostile[:0] if forges else sending, np.setdiff1d(to_names_E2[:, 0], struck.absent))
         rows = np.repeat(placement.hostile, len(heard))
         columns = np.tile(heard, len(placement.hostile))
         theirs_NN = sparse((np.full(len(rows), 1.0 / max(1, len(heard))), (rows, columns)), shape=weights_NN.shape)
@@ -246,6 +251,9 @@ def _mixing(federation: Federation, exchange: Exchange, struck: Struck) -> csr_a
         mixed_NN = (mixed_NN + theirs_NN).tocsr()
     else:
         mixed_NN.data[of_hostile & placement.is_hostile[weights_NN.indices]] = 0.0
+        left_N = np.asarray(mixed_NN.sum(axis=1)).ravel()
+        scale_N = np.where(placement.is_hostile & (left_N > 0), 1.0 / np.where(left_N > 0, left_N, 1.0), 1.0)
+        mixed_NN.data *= np.repeat(scale_N, np.diff(mixed_NN.indptr))
     mixed_NN.eliminate_zeros()
     mixed_NN.sort_indices()
     return mixed_NN
@@ -371,7 +379,7 @@ def _mixed(
 
 def observe(federation: Federation, result: Round) -> Observed:
     """Consensus distance and gradient norm of the models that the nodes would send, in float64."""
-    nodes, round = result.participants.tolist(), result.round
+    nodes, round = np.intersect1d(result.participants, federation.placement.honest).tolist(), result.round
     rows = [model_task(federation, node, round + 1, before=True).row for node in nodes]
     mean, step = Fold(), Fold()
     for node, row_D in zip(nodes, rows, strict=True):

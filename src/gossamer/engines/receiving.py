@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer.adversary import index
-from gossamer.aggregators import Gossiping, GramRule, Remembering, Tolerant, finite
+from gossamer.aggregators import Gossiping, GramRule, Remembering, Tolerant, finite, shares
 from gossamer.errors import AggregationError, GossamerError, NodeError, node_error
 from gossamer.gram import Gram
 from gossamer.histories import Direct, Gossiped
@@ -118,11 +118,10 @@ class Receiving:
             others = heard[heard != receiver]
             trust_N = torch.ones(len(heard), dtype=torch.float64)
             if history.exposes:
-                given_N = torch.from_numpy(weights) * (history.exposed_NN[receiver, index(heard)] == 0)
-                return given_N / given_N.sum()
+                return shares(torch.from_numpy(weights) * (history.exposed_NN[receiver, index(heard)] == 0))
             if len(others):
                 trust_N[index((heard != receiver).nonzero()[0])] = rule.trust(history.of(receiver, others), len(others))
-            return trust_N / trust_N.sum()
+            return shares(trust_N)
         assert isinstance(history, Direct)
         return rule.coefficients_of(history.of(heard), torch.from_numpy(weights), own)
 
@@ -180,17 +179,26 @@ class Receiving:
                     fold.add(rows[node], weight)
                 fields[name] = fold.mean()
                 continue
+            mine, mine_N = heard, weights_N
             updates_ND = rows[index(heard)].flatten(1)
-            if letters is not None:
+            if letters is not None and letters[1] is not None:
                 updates_ND[index(letters[0])] = letters[1].to(updates_ND.dtype)
-            own_D = None
+            elif letters is not None:
+                mine, mine_N = np.delete(heard, letters[0]), torch.from_numpy(np.delete(given, letters[0]))
+                updates_ND = rows[index(mine)].flatten(1)
+            own_D = base_D = None
             if receiver is not None:
                 own_D = federation.exact.get(name, rows)[receiver].flatten().clone()
-                if (place := place_of(receiver, heard)) is not None:
+                if (place := place_of(receiver, mine)) is not None:
                     updates_ND[place] = own_D
             elif rule.trusts:
                 own_D = federation.trusted[name].flatten()
-            fields[name] = self.by_rule(updates_ND, weights_N, own_D, who, heard).view(rows.shape[1:])
+            elif name in federation.population.state and not federation.has_server:
+                # Everybody's models in an all-reduce: what was changed since the mean of those they began from.
+                base_D = federation.population.state[name][index(mine)].flatten(1).mean(0)
+                updates_ND -= base_D
+            merged_D = self.by_rule(updates_ND, mine_N, own_D, who, mine)
+            fields[name] = (merged_D if base_D is None else merged_D + base_D).view(rows.shape[1:])
         return fields
 
     def by_rule(

@@ -79,8 +79,9 @@ class Watch:
         if spread > 0:
             self._found["kappa"].append(float((result_D - mean_D).square().sum()) / spread)
         state = self.federation.population.state.get(self.name)
-        if receiver is not None and state is not None and state.shape[1:] == result.shape:
-            base_D = state[receiver].flatten().double()
+        if not self.federation.has_server and state is not None and state.shape[1:] == result.shape:
+            began = state[index(honest)].flatten(1).mean(0) if receiver is None else state[receiver].flatten()
+            base_D = began.double()
             mean_D, result_D = mean_D - base_D, result_D - base_D
         length = float(mean_D.norm() * result_D.norm())
         if length > 0:
