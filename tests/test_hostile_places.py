@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from gossamer import hops
 from gossamer.errors import ExperimentError
 from gossamer.hostile import Array
-from gossamer.hostile.nodes import Nodes
+from gossamer.hostile.byzantine import Byzantine
 from gossamer.hostile.sybils import Sybils
 from gossamer.randomness import generator
 
@@ -98,7 +98,7 @@ class TestNodes:
     @pytest.mark.parametrize(("count", "expected"), [(7, 7), (0.2, 19), (0.1, 9), (1, 1), (98, 98)])
     @pytest.mark.parametrize("placement", ["random", "first", "spread", "clustered", "central"])
     def test_the_number_and_its_rounding(self, placement: str, count: int | float, expected: int) -> None:
-        places = Nodes(count=count, placement=placement).places(EDGES_E2, 99, rng())  # type: ignore[arg-type]
+        places = Byzantine(count=count, placement=placement).places(EDGES_E2, 99, rng())  # type: ignore[arg-type]
         assert len(places) == expected
         assert (np.diff(places) > 0).all()
         assert places[0] >= 0
@@ -106,53 +106,53 @@ class TestNodes:
 
     def test_a_share_is_not_rounded_away_by_floating_point(self) -> None:
         """0.29 * 100 is 28.999999999999996."""
-        assert len(Nodes(count=0.29).places(SERVER_E2, 100, rng())) == 29
+        assert len(Byzantine(count=0.29).places(SERVER_E2, 100, rng())) == 29
 
     def test_first_and_listed_are_what_they_say(self) -> None:
-        assert Nodes(count=3, placement="first").places(SERVER_E2, 10, rng()).tolist() == [0, 1, 2]
-        assert Nodes(listed=(8, 2, 2)).places(SERVER_E2, 10, rng()).tolist() == [2, 8]
+        assert Byzantine(count=3, placement="first").places(SERVER_E2, 10, rng()).tolist() == [0, 1, 2]
+        assert Byzantine(listed=(8, 2, 2)).places(SERVER_E2, 10, rng()).tolist() == [2, 8]
 
     def test_central_ones_are_heard_by_most(self) -> None:
         """One-way edges: it is who is heard that counts, not who hears."""
         edges_E2 = np.array([[3, 0], [3, 1], [3, 2], [1, 0], [1, 2], [0, 2]])
-        assert Nodes(count=2, placement="central").places(edges_E2, 4, rng()).tolist() == [1, 3]
+        assert Byzantine(count=2, placement="central").places(edges_E2, 4, rng()).tolist() == [1, 3]
 
     def test_spread_is_more_spread_than_clustered(self) -> None:
         hops_NN = hops.distances(EDGES_E2, 99)
 
         def mean_distance(placement: Literal["random", "spread", "clustered"]) -> float:
-            found = [Nodes(count=10, placement=placement).places(EDGES_E2, 99, rng(seed)) for seed in range(10)]
+            found = [Byzantine(count=10, placement=placement).places(EDGES_E2, 99, rng(seed)) for seed in range(10)]
             return float(np.mean([hops_NN[np.ix_(places, places)].mean() for places in found]))
 
         assert mean_distance("spread") > mean_distance("random") > mean_distance("clustered")
 
     def test_a_ball_is_connected(self) -> None:
         for seed in range(5):
-            places = Nodes(count=15, placement="clustered").places(EDGES_E2, 99, rng(seed))
+            places = Byzantine(count=15, placement="clustered").places(EDGES_E2, 99, rng(seed))
             assert nx.is_connected(GRAPH.subgraph(places.tolist()))
 
     @pytest.mark.parametrize("placement", ["random", "spread", "clustered"])
     def test_the_generator_alone_decides(self, placement: Literal["random", "spread", "clustered"]) -> None:
-        kind = Nodes(count=10, placement=placement)
+        kind = Byzantine(count=10, placement=placement)
         first, again, other = (kind.places(EDGES_E2, 99, rng(seed)).tolist() for seed in (1, 1, 2))
         assert first == again
         assert first != other
 
     def test_bad_input(self) -> None:
         with pytest.raises(ValidationError, match="a share below 1 of them"):
-            Nodes(count=1.0)
+            Byzantine(count=1.0)
         with pytest.raises(ValidationError, match="greater than 0"):
-            Nodes(count=0)
+            Byzantine(count=0)
         with pytest.raises(ExperimentError, match=r"hostile\.count = 10 makes 10 of nodes = 10 hostile; .* to 9"):
-            Nodes(count=10).places(SERVER_E2, 10, rng())
+            Byzantine(count=10).places(SERVER_E2, 10, rng())
         with pytest.raises(ExperimentError, match=r"hostile\.count = 0\.05 makes 0 of nodes = 10 hostile"):
-            Nodes(count=0.05).places(SERVER_E2, 10, rng())
+            Byzantine(count=0.05).places(SERVER_E2, 10, rng())
         with pytest.raises(ExperimentError, match=r"hostile\.listed names node 12, but nodes = 10: use 0 to 9"):
-            Nodes(listed=(1, 12)).places(SERVER_E2, 10, rng())
+            Byzantine(listed=(1, 12)).places(SERVER_E2, 10, rng())
         with pytest.raises(ExperimentError, match="leave an honest one"):
-            Nodes(listed=(0, 1, 2)).places(SERVER_E2, 3, rng())
+            Byzantine(listed=(0, 1, 2)).places(SERVER_E2, 3, rng())
         with pytest.raises(ExperimentError, match=r"hostile\.placement = 'spread' needs a graph"):
-            Nodes(placement="spread").places(SERVER_E2, 10, rng())
+            Byzantine(placement="spread").places(SERVER_E2, 10, rng())
 
 
 class TestSybils:
@@ -176,7 +176,7 @@ class TestSybils:
         assert len(Sybils(per_sybil=per_sybil).sybils(EDGES_E2, 99, rng())) == identities
 
     def test_groups_are_neighbourhoods(self) -> None:
-        """Nodes of one Sybil are nearer to each other than any are."""
+        """Byzantine of one Sybil are nearer to each other than any are."""
         hops_NN = hops.distances(EDGES_E2, 99)
         linked = Sybils().sybils(EDGES_E2, 99, rng())
         assert np.mean([hops_NN[np.ix_(group, group)].mean() for group in linked]) < 0.6 * hops_NN.mean()

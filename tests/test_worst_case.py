@@ -160,8 +160,8 @@ def test_plugs_are_called_by_kind_and_what_tells_them_apart():
         ({"kind": "krum", "f": 1}, "krum (f 1)"),
         ({"kind": "krum", "f": 2}, "krum (f 2)"),
         ({"kind": "median"}, "median"),
-        ({"kind": "median", "before": ["nnm"]}, "median (nnm)"),
-        ({"kind": "trimmed_mean", "f": 2, "before": ["nnm"]}, "trimmed_mean"),
+        ({"kind": "median", "before": ["nnm"]}, "nnm + median"),
+        ({"kind": "trimmed_mean", "f": 2, "before": ["nnm"]}, "nnm + trimmed_mean"),
     ]
     found = worst_cases([Played(0.5, aggregator=rule) for rule, _ in rules])
     assert [line.row for line in found.lines] == [name for _, name in rules]

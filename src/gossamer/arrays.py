@@ -27,6 +27,8 @@ def as_rows(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
     import torch
 
     numpy = isinstance(vectors, np.ndarray)
+    if not numpy and (isinstance(vectors, str) or not isinstance(vectors, (Sequence, torch.Tensor))):
+        raise AggregationError(f"give a stack or a list of arrays or tensors, not a {type(vectors).__name__}")
     if isinstance(vectors, Sequence):
         if not vectors:
             raise AggregationError("there are no updates to aggregate")

@@ -57,15 +57,25 @@ def axis_labels(tables: Sequence[Table], keys: Sequence[str]) -> list[str]:
 
 def _labels(tables: Sequence[Table], key: str) -> list[str]:
     inside = [{k: v for k, v in table.items() if k == key or k.startswith(f"{key}.")} for table in tables]
-    kinds = [_word(table.get(f"{key}.kind", table.get(key))) for table in inside]
+    kinds = [_in_front(table, key) + _word(table.get(f"{key}.kind", table.get(key))) for table in inside]
     labels = []
     for table, kind in zip(inside, kinds, strict=True):
         alike = [other for other, its in zip(inside, kinds, strict=True) if its == kind]
-        names = dict.fromkeys(name for other in alike for name in other if name not in (key, f"{key}.kind"))
+        fronts = [
+            name for other in alike for name in other if name.startswith(f"{key}.before.") and name.endswith(".kind")
+        ]
+        names = dict.fromkeys(name for o in alike for name in o if name not in (key, f"{key}.kind", *fronts))
         differing = [name for name in names if len({repr(other.get(name)) for other in alike}) > 1]
         told = named({name: table.get(name) for name in differing}, names)
         labels.append(f"{kind} ({told})" if told else kind)
     return labels
+
+
+def _in_front(table: Table, key: str) -> str:
+    """The kinds of pre-aggregators in front of a rule: 'nnm + '."""
+    return "".join(
+        f"{value} + " for name, value in table.items() if name.startswith(f"{key}.before.") and name.endswith(".kind")
+    )
 
 
 def named(settings: Table, keys: Iterable[str]) -> str:

@@ -255,10 +255,11 @@ class Experiment(Section):
                 f"hostile.kind = '{hostile.kind}': with method.kind = '{self.method.kind}' nobody hears anybody; use a "
                 "method with a server or for graphs"
             )
+        fix = ", or attack.aim = 'all'"
         if world != "graph" and (attack.knows == "neighbourhood" or attack.aim == "neighbour"):
             raise ExperimentError(
                 f"attack.kind = '{attack.kind}' is made for neighbours on a graph, and with a server there are "
-                "none; use a method for graphs such as 'dsgd', or attack.aim = 'all'"
+                f"none; use a method for graphs such as 'dsgd'{'' if attack.knows == 'neighbourhood' else fix}"
             )
         if hostile.many_names and self.nodes is None:
             raise ExperimentError("hostile.kind = 'sybils' needs nodes = ..., the number of honest ones")
@@ -281,8 +282,8 @@ class Experiment(Section):
             )
         if self.root and not (self.aggregator.trusts and world == "server"):
             raise ExperimentError(
-                f"root = {self.root}: aggregator.kind = '{self.aggregator.kind}' "
-                f"{'makes no use of items at the server' if world == 'server' else 'has no server'}; set it to 0"
+                f"root = {self.root}: only rules that compare updates with a server's own, such as 'fltrust', use "
+                "items at the server; set it to 0"
             )
 
     def _rule_fits(self, world: str) -> None:

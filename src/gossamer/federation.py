@@ -285,9 +285,9 @@ class Federation:
             stage = "train"
             try:
                 result = self.trainer.train(task, node, tick, round)
-            except NodeError:
+            except NodeError as error:
                 if not self.placement.is_hostile[node]:
-                    raise
+                    raise self._under_attack(error) from None
                 # A hostile node cannot end the run by what it trains on: it sends what it began from.
                 result = Result(task.row, self.trainer.slots, 0, 0.0, math.nan, math.nan)
             stage = "finish"
@@ -296,6 +296,14 @@ class Federation:
             raise
         except Exception as error:
             raise node_error(error, node, round + 1, stage) from error
+
+    def _under_attack(self, error: NodeError) -> NodeError:
+        """An error of an honest node's training, which under attack may be the attack's doing."""
+        attack, rule = self.experiment.attack.kind, self.experiment.aggregator.kind
+        if not len(self.placement.hostile) or attack == "honest":
+            return error
+        reason = f"{error.reason}; attack.kind = '{attack}' may have done it: choose another aggregator than '{rule}'"
+        return NodeError(error.node, error.round, error.stage, reason, error.traceback)
 
     def travelled(self, message: Message) -> Message:
         """A message as its receiver sees it."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gossamer.aggregators import Gossiping, Remembering
-from gossamer.gram import COLUMNS, Gram
+from gossamer.gram import Gram
 from gossamer.population import shared
 from gossamer.randomness import generator
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from gossamer.wire import Message
 
 Array = np.ndarray[Any, Any]
+
+BLOCK = 1024
+"""Columns of the pool multiplied at a time: a copy of so many is made in float64."""
 
 
 def remembered(message: Message) -> str:
@@ -129,17 +132,18 @@ class Gossiped:
         self._multiply(new)
 
     def _multiply(self, new: Array) -> None:
-        """Products of new records with all that there are."""
+        """Products of new records with all that there are, in float64: nothing is centred."""
         import torch
 
-        used = torch.from_numpy((self.of_P.numpy() >= 0).nonzero()[0])
-        fresh = torch.from_numpy(new)
+        used, fresh = torch.from_numpy((self.of_P.numpy() >= 0).nonzero()[0]), torch.from_numpy(new)
         products = torch.zeros((len(fresh), len(used)), dtype=torch.float64)
-        for start in range(0, self.pool_PD.shape[1], COLUMNS):
-            block_PC = self.pool_PD[:, start : start + COLUMNS]
+        for start in range(0, self.pool_PD.shape[1], BLOCK):
+            block_PC = self.pool_PD[:, start : start + BLOCK]
             products += block_PC[fresh].double() @ block_PC[used].double().T
-        self.kernel_PP[fresh[:, None], used] = products
-        self.kernel_PP[used[:, None], fresh] = products.T
+        rows_FP = torch.zeros((len(fresh), self.slots), dtype=torch.float64)
+        rows_FP.index_copy_(1, used, products)
+        self.kernel_PP.index_copy_(0, fresh, rows_FP)
+        self.kernel_PP.index_copy_(1, fresh, rows_FP.T)
 
     def exchange(self, heard_E2: Array, round: int, placement: Placement, frames: bool) -> None:
         """Everybody tells each of its neighbours one thing about another; then what came from the others itself.
@@ -263,4 +267,5 @@ def history_bytes(experiment: Experiment, names: int, row_bytes: int) -> int:
     if not isinstance(rule, Gossiping) or not on_graph:
         return sums
     slots = rule.versions * names
-    return slots * (row_bytes + 8 * slots + 8) + 16 * names * names + sums
+    passing = 8 * (slots + names) * (BLOCK + names)
+    return slots * (row_bytes + 8 * slots + 8) + 16 * names * names + sums + passing

@@ -91,6 +91,8 @@ def _withstands(experiment: Experiment, sizes: Sequence[int]) -> str:
     rule = experiment.aggregator
     if not isinstance(rule, Robust):
         return f"{rule.kind} withstands none of {' to '.join(map(str, sizes))} updates"
+    if not rule.proven:
+        return f"{rule.kind}: no bound is known for what hostile updates can do to it"
     told = " to ".join(f"{max(0, rule.hostile(n))} of {n}" for n in sizes)
     return f"{rule.kind} withstands {told} updates"
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gossamer import wire
+from gossamer.aggregators import Gossiping
 from gossamer.engines.local import receivers_at_once
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
@@ -303,6 +304,12 @@ def _warnings(experiment: Experiment, shards: Shards, graph: GraphFacts | None, 
         found.append(graph.warning)
     if graph is not None and (caveat := experiment.topology.caveat(graph.nodes)):
         found.append(caveat)
+    rule = experiment.aggregator
+    if isinstance(rule, Gossiping) and experiment.method.world == "graph" and rule.versions < experiment.rounds:
+        found.append(
+            f"aggregator.versions = {rule.versions}: of {experiment.rounds} rounds' records the oldest are forgotten "
+            "when memory for so many is full; with versions = rounds none ever is"
+        )
     without = sum(len(part) == 0 for part in shards.validation)
     if experiment.validation > 0 and without:
         found.append(f"{without} nodes have too few items for a validation part of their own")

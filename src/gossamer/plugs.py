@@ -89,7 +89,8 @@ class Choice:
                 return adopted
             if "kind" not in value and (default := base.default_kind()):
                 value = {"kind": default, **value}
-            if value.get("file") and value.get("kind") not in known:
+            # A model of kind 'file' is no plug of its own.
+            if value.get("file") and value.get("kind") != "file":
                 return from_file(base, value)
             if value.get("kind") not in known:
                 raise PydanticCustomError("unknown_kind", "{text}", {"text": unknown_kind(value.get("kind"), known)})
@@ -113,6 +114,19 @@ def unknown_kind(kind: object, known: dict[str, Any]) -> str:
     near = difflib.get_close_matches(str(kind), list(known), n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"unknown kind '{kind}'; {hint}allowed: {', '.join(known)}"
+
+
+def by_class(base: type[Plug], name: str) -> type[Plug]:
+    """The plug of a family whose class has this name, for `from gossamer.aggregators import Krum`.
+
+    Raises AttributeError that names the nearest.
+    """
+    found = {plug.__name__: plug for plug in discover(base).values()}
+    if name not in found:
+        near = difflib.get_close_matches(name, list(found), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise AttributeError(f"module {base.__module__!r} has no attribute {name!r}{hint}")
+    return found[name]
 
 
 @functools.cache

@@ -10,7 +10,7 @@ class SmallCNN(nn.Module):
 
     def __init__(self, channels: int = 1, side: int = 28) -> None:
         super().__init__()
-        left = -(-(-(-side // 2)) // 2)
+        left = (side + 3) // 4
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 8, 5, stride=2, padding=2),
             nn.ReLU(),

@@ -22,7 +22,7 @@ from gossamer.arrays import as_rows
 from gossamer.columns import by_columns
 from gossamer.errors import AggregationError
 from gossamer.gram import Gram, combined
-from gossamer.plugs import Choice, Plug
+from gossamer.plugs import Choice, Plug, by_class
 from gossamer.preaggregators import PreAggregator
 
 if TYPE_CHECKING:
@@ -106,6 +106,9 @@ class Robust(Aggregator):
     before: tuple[Annotated[PreAggregator, Choice()], ...] = Field(
         default=(), description="pre-aggregators in the order in which updates go through them, such as ['nnm']"
     )
+
+    proven: ClassVar[bool] = True
+    """Whether a bound on what so many hostile updates can do to it is known."""
 
     def tolerates(self, n: int) -> int:
         """The most hostile updates among n that the rule can withstand (below 0: n are too few)."""
@@ -225,6 +228,8 @@ class GramRule(Robust):
 class Remembering(GramRule):
     """Base of the rules that compare what senders sent over many rounds."""
 
+    proven: ClassVar[bool] = False
+
     remember: Literal["models", "updates"] = Field(
         default="models",
         description="on a graph: the last model of each sender, or the sum of what its local work changed; at a server "
@@ -256,7 +261,7 @@ class Gossiping(Remembering):
 
     decay: float = Field(default=0.8, ge=0, description="lambda: how much rather records of near nodes are passed on")
     versions: int = Field(
-        default=16, ge=2, description="records kept in memory for each node, of all rounds together; the oldest go"
+        default=8, ge=2, description="records kept in memory for each node, of all rounds together; the oldest go"
     )
 
     def trust(self, history: Gram, heard: int) -> Tensor:
@@ -291,11 +296,6 @@ def place_of(own_D: Tensor, updates_ND: Tensor) -> int | None:
     return next((i for i, update_D in enumerate(updates_ND) if update_D.equal(own_D)), None)
 
 
-def __getattr__(name: str) -> type[Aggregator]:
-    """The rules by the names of their classes: `from gossamer.aggregators import Krum`."""
-    from gossamer.plugs import discover
-
-    found = {rule.__name__: rule for rule in discover(Aggregator).values()}
-    if name not in found:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return found[name]
+def __getattr__(name: str) -> type[Plug]:
+    """The rules by the names of their classes."""
+    return by_class(Aggregator, name)

@@ -46,6 +46,7 @@ class Flag(GramRule):
         array([3., 0., 0.])
     """
 
+    proven: ClassVar[bool] = False
     source: ClassVar[str] = "Almasi, Mishra, Vamanan and Ravi 2024, Algorithm 1"
 
     kind: Literal["flag"] = "flag"

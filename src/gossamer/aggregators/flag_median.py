@@ -29,6 +29,7 @@ class FlagMedian(GramRule):
         array([3., 0.])
     """
 
+    proven: ClassVar[bool] = False
     source: ClassVar[str] = "ours; the subspace is that of Almasi, Mishra, Vamanan and Ravi 2024"
 
     kind: Literal["flag_median"] = "flag_median"

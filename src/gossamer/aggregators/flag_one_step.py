@@ -28,6 +28,7 @@ class FlagOneStep(GramRule):
         array([1.5, 0. ])
     """
 
+    proven: ClassVar[bool] = False
     source: ClassVar[str] = "Almasi, Mishra, Vamanan and Ravi 2024, reference code"
 
     kind: Literal["flag_one_step"] = "flag_one_step"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gossamer.aggregators import GramRule
 from gossamer.aggregators.flag import Directions
@@ -25,6 +25,8 @@ class NormalisedMean(GramRule):
         >>> NormalisedMean()(np.array([[3.0, 0.0], [0.0, 3.0], [0.0, 1e9]]))
         array([1., 2.])
     """
+
+    proven: ClassVar[bool] = False
 
     kind: Literal["normalised_mean"] = "normalised_mean"
 

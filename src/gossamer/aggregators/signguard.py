@@ -31,6 +31,7 @@ class SignGuard(Robust):
         array([1.53, 1.53])
     """
 
+    proven: ClassVar[bool] = False
     source: ClassVar[str] = "Xu, Huang, Song and Lan 2022, Algorithm 2"
 
     kind: Literal["signguard"] = "signguard"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from gossamer.plugs import Plug
+from gossamer.plugs import Plug, by_class
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +92,13 @@ class Attack(Plug):
         description="one message for all, or on a graph another for each neighbour, from what that neighbour hears",
     )
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """What an attack overrides is what it does."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.poisons = cls.poison is not Attack.poison
+        cls.forges = cls.forge is not Attack.forge
+
     def poison(self, inputs_M: Array, labels_M: Array, classes: int, rng: np.random.Generator) -> tuple[Array, Array]:
         """The items that a hostile node trains on instead of its own M; images are [M, channels, height, width].
 
@@ -119,3 +126,8 @@ class Attack(Plug):
         """What its success is measured on: (inputs [K, ...], labels [K], goals [K]), where the score is the share of
         items whose goal is what a model says. None: only accuracy tells."""
         return None
+
+
+def __getattr__(name: str) -> type[Plug]:
+    """The kinds by the names of their classes."""
+    return by_class(Attack, name)

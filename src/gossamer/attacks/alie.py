@@ -27,7 +27,6 @@ class ALIE(Attack):
 
     source: ClassVar[str] = "Baruch, Baruch and Goldberg 2019 (A Little Is Enough), preventing convergence"
     knows: ClassVar[Knowledge] = "honest"
-    forges: ClassVar[bool] = True
 
     kind: Literal["alie"] = "alie"
     z: float | None = Field(

@@ -24,8 +24,6 @@ class Backdoor(Attack):
     """
 
     source: ClassVar[str] = "Gu, Dolan-Gavitt and Garg 2017 (patch); Bagdasaryan et al. 2020, Equation 3 (boost)"
-    poisons: ClassVar[bool] = True
-    forges: ClassVar[bool] = True
 
     kind: Literal["backdoor"] = "backdoor"
     size: int = Field(default=3, ge=1, description="side of the patch, in pixels")

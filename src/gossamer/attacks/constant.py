@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 class Constant(Attack):
     """Every hostile node sends a message whose every number is the same: NaN, infinity, a huge one, any."""
-
-    forges: ClassVar[bool] = True
 
     kind: Literal["constant"] = "constant"
     value: Annotated[float, Field(allow_inf_nan=False)] | Literal["nan", "inf", "-inf"] = Field(

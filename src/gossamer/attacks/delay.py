@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -19,8 +19,6 @@ class Delay(Attack):
 
     Counted in rounds in which it takes part. Needs memory for so many messages a hostile node.
     """
-
-    forges: ClassVar[bool] = True
 
     kind: Literal["delay"] = "delay"
     aim: Literal["all"] = Field(default="all", description="the same message for all")

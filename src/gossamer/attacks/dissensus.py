@@ -23,7 +23,6 @@ class Dissensus(Attack):
 
     source: ClassVar[str] = "He, Karimireddy and Jaggi 2022 (arXiv 2202.01545), dissensus attack"
     knows: ClassVar[Knowledge] = "neighbourhood"
-    forges: ClassVar[bool] = True
 
     kind: Literal["dissensus"] = "dissensus"
     aim: Literal["neighbour"] = Field(default="neighbour", description="another message for each neighbour")

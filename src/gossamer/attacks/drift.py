@@ -22,7 +22,6 @@ class Drift(Attack):
     """
 
     knows: ClassVar[Knowledge] = "honest"
-    forges: ClassVar[bool] = True
 
     kind: Literal["drift"] = "drift"
     aim: Literal["all"] = Field(default="all", description="the same message for all")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from gossamer.attacks import Attack
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 class Drop(Attack):
     """Hostile nodes take part in the round and send nothing."""
-
-    forges: ClassVar[bool] = True
 
     kind: Literal["drop"] = "drop"
 

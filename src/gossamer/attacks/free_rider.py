@@ -19,7 +19,6 @@ class FreeRider(Attack):
     """A hostile node does no work: it sends what it began from, perhaps with noise that looks like work."""
 
     source: ClassVar[str] = "Fraboni, Vidal and Lorenzi 2021 (plain; disguised by noise)"
-    forges: ClassVar[bool] = True
 
     kind: Literal["free_rider"] = "free_rider"
     sigma: float = Field(

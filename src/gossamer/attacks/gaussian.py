@@ -19,7 +19,6 @@ class Gaussian(Attack):
     """Every number of the change that is sent is drawn from a normal distribution, by each hostile node for itself."""
 
     source: ClassVar[str] = "Blanchard, El Mhamdi, Guerraoui and Stainer 2017, experiments (mean 0, sigma 200)"
-    forges: ClassVar[bool] = True
 
     kind: Literal["gaussian"] = "gaussian"
     mean: float = Field(default=0.0, allow_inf_nan=False, description="mean of each number, in units of the message")

@@ -22,7 +22,6 @@ class IPM(Attack):
 
     source: ClassVar[str] = "Xie, Koyejo and Gupta 2020, Section 4 ('empires')"
     knows: ClassVar[Knowledge] = "honest"
-    forges: ClassVar[bool] = True
 
     kind: Literal["ipm"] = "ipm"
     scale: float = Field(default=0.1, gt=0, description="length of what is sent, in honest means")

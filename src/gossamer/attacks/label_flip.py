@@ -22,7 +22,6 @@ class LabelFlip(Attack):
         "Tolpegin, Truex, Gursoy and Liu 2020 (targeted); Fang, Cao, Jia and Gong 2020 (all); "
         "Werthenbach and Pouwelse 2023 (swap, extra)"
     )
-    poisons: ClassVar[bool] = True
 
     kind: Literal["label_flip"] = "label_flip"
     mode: Literal["all", "targeted", "swap"] = Field(default="all", description="which labels become which")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 class Malformed(Attack):
     """Hostile nodes send messages that receivers cannot use: of the wrong shape, type or size, or without a field."""
-
-    forges: ClassVar[bool] = True
 
     kind: Literal["malformed"] = "malformed"
     fault: Literal["shape", "dtype", "size", "missing"] = Field(

@@ -26,7 +26,6 @@ class Mimic(Attack):
 
     source: ClassVar[str] = "Karimireddy, He and Jaggi 2022 (heterogeneous datasets via bucketing), mimic"
     knows: ClassVar[Knowledge] = "honest"
-    forges: ClassVar[bool] = True
 
     kind: Literal["mimic"] = "mimic"
     target: int | None = Field(

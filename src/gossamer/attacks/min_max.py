@@ -23,7 +23,6 @@ class MinMax(Attack):
 
     source: ClassVar[str] = "Shejwalkar and Houmansadr 2021 (Manipulating the Byzantine), Min-Max"
     knows: ClassVar[Knowledge] = "honest"
-    forges: ClassVar[bool] = True
 
     kind: Literal["min_max"] = "min_max"
     direction: Direction = Field(

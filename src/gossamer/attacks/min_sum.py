@@ -23,7 +23,6 @@ class MinSum(Attack):
 
     source: ClassVar[str] = "Shejwalkar and Houmansadr 2021 (Manipulating the Byzantine), Min-Sum"
     knows: ClassVar[Knowledge] = "honest"
-    forges: ClassVar[bool] = True
 
     kind: Literal["min_sum"] = "min_sum"
     direction: Direction = Field(

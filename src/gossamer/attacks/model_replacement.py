@@ -23,7 +23,6 @@ class ModelReplacement(Attack):
 
     source: ClassVar[str] = "Bagdasaryan, Veit, Hua, Estrin and Shmatikov 2020, Equation 3"
     knows: ClassVar[Knowledge] = "honest"
-    forges: ClassVar[bool] = True
 
     kind: Literal["model_replacement"] = "model_replacement"
     boost: float | None = Field(

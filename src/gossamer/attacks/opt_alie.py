@@ -27,7 +27,6 @@ class OptALIE(Attack):
 
     source: ClassVar[str] = "Baruch, Baruch and Goldberg 2019; Allouah et al. 2023 (line search)"
     knows: ClassVar[Knowledge] = "defence"
-    forges: ClassVar[bool] = True
 
     kind: Literal["opt_alie"] = "opt_alie"
     most: float = Field(default=100.0, gt=0.01, allow_inf_nan=False, description="largest z, in standard deviations")

@@ -27,7 +27,6 @@ class OptIPM(Attack):
 
     source: ClassVar[str] = "Xie, Koyejo and Gupta 2020, Section 4; Allouah et al. 2023 (line search)"
     knows: ClassVar[Knowledge] = "defence"
-    forges: ClassVar[bool] = True
 
     kind: Literal["opt_ipm"] = "opt_ipm"
     most: float = Field(default=100.0, gt=0.01, allow_inf_nan=False, description="largest scale, in honest means")

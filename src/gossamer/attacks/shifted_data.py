@@ -24,7 +24,6 @@ class ShiftedData(Attack):
     """
 
     source: ClassVar[str] = "Almasi, Mishra, Vamanan and Ravi 2024 (images augmented by a Lotka-Volterra flow, noise)"
-    poisons: ClassVar[bool] = True
 
     kind: Literal["shifted_data"] = "shifted_data"
     shift: Literal["noise", "warp"] = Field(default="warp", description="what is done to inputs; 'warp' is for images")

@@ -21,7 +21,6 @@ class SignFlip(Attack):
     """
 
     source: ClassVar[str] = "Li, Xu, Chen, Giannakis and Ling 2019 (RSA); Damaskinos et al. 2019 (reverse)"
-    forges: ClassVar[bool] = True
 
     kind: Literal["sign_flip"] = "sign_flip"
     scale: float = Field(default=1.0, gt=0, description="length of what is sent, in honest changes of its own")

@@ -23,7 +23,6 @@ class Uniform(Attack):
     """
 
     source: ClassVar[str] = "Guerraoui et al. 2021 (Garfield); Almasi, Mishra, Vamanan and Ravi 2024 ('random')"
-    forges: ClassVar[bool] = True
 
     kind: Literal["uniform"] = "uniform"
     scale: float = Field(

@@ -22,7 +22,6 @@ class Zeros(Attack):
     """
 
     source: ClassVar[str] = "Guerraoui et al. 2021 (Garfield); Almasi, Mishra, Vamanan and Ravi 2024 ('drop')"
-    forges: ClassVar[bool] = True
 
     kind: Literal["zeros"] = "zeros"
     share: float = Field(default=0.1, gt=0, le=1, description="probability with which a number is lost")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from gossamer.plugs import Plug
+from gossamer.plugs import Plug, by_class
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,3 +34,8 @@ class PreAggregator(Plug):
     def at(self, round: int, rounds: int) -> Self:
         """The step as it is in a round of a run, for those that change over time."""
         return self
+
+
+def __getattr__(name: str) -> type[Plug]:
+    """The kinds by the names of their classes."""
+    return by_class(PreAggregator, name)
