@@ -39,7 +39,7 @@ def main() -> None:
             nodes=None if natural else 16,
             partition={"kind": kind, **fields},
         )
-        shards = deal(experiment, load_dataset(experiment))
+        shards, _ = deal(experiment, load_dataset(experiment))
         figure = partition(shards.histogram_NC, shards.classes, shards.names)
         figure.savefig(IMAGES / f"partition-{kind}.png", dpi=80, bbox_inches="tight", facecolor="white")
 

@@ -100,3 +100,18 @@ def order(block_NC: Tensor, low: int = 0, high: int | None = None, sort: bool = 
         torch.maximum(rows[i], rows[j], out=rows[j])
         rows[i], spare = spare, rows[i]
     return rows[low:high]
+
+
+def median(block_NC: Tensor) -> Tensor:
+    """The middle value [C] of every column, the mean of the two middle ones for an even number. Overwrites the block."""
+    n = len(block_NC)
+    middle = order(block_NC, (n - 1) // 2, n // 2 + 1)
+    return middle[0] if n % 2 else (middle[0] + middle[1]) / 2
+
+
+def weighted_median(block_NC: Tensor, weights_N: Tensor) -> Tensor:
+    """[C]: of every column the least value up to which half of the weight lies."""
+    values_NC, places_NC = block_NC.sort(0)
+    given_NC = weights_N.to(block_NC)[places_NC].cumsum(0)
+    reached = (given_NC >= given_NC[-1] / 2 * (1 - 1e-6)).int().argmax(0, keepdim=True)
+    return values_NC.gather(0, reached)[0]

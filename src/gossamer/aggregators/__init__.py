@@ -129,7 +129,7 @@ class Robust(Aggregator):
     ) -> Tensor:
         n = len(updates_ND)
         f, kept = self.hostile(n), finite(updates_ND)
-        own = None if own_D is None else place_of(own_D, updates_ND)
+        own = None if own_D is None else own_place(own_D, updates_ND)
         if len(kept) < n:
             f = self.less(f, n, n - len(kept))
             own = None if own is None or own not in kept else int((kept == own).nonzero())
@@ -291,7 +291,7 @@ def finite(updates_ND: Tensor) -> Tensor:
     return (squares_N < 1e300).nonzero().flatten()
 
 
-def place_of(own_D: Tensor, updates_ND: Tensor) -> int | None:
+def own_place(own_D: Tensor, updates_ND: Tensor) -> int | None:
     """The place of the receiver's own update among all, None where it is not there."""
     return next((i for i, update_D in enumerate(updates_ND) if update_D.equal(own_D)), None)
 

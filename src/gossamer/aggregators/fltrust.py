@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from gossamer.aggregators import Robust, finite, place_of
+from gossamer.aggregators import Robust, finite, own_place
 from gossamer.columns import COLUMNS
 from gossamer.errors import AggregationError
 from gossamer.gram import Gram, combined
@@ -42,7 +42,7 @@ class FLTrust(Robust):
             )
         if not own_D.isfinite().all():
             raise AggregationError("fltrust: the trusted update holds NaN or infinity")
-        kept, place = finite(updates_ND), place_of(own_D, updates_ND)
+        kept, place = finite(updates_ND), own_place(own_D, updates_ND)
         kept = kept if place is None else kept[kept != place]
         rows_ND = updates_ND if len(kept) == len(updates_ND) else updates_ND[kept]
         map_PN = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from gossamer.aggregators import GramRule
+from gossamer.columns import weighted_median
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +47,7 @@ class GeometricMedian(GramRule):
         distances_NN = gram.squares.sqrt()
         medoid = int((distances_NN @ weights_N).argmin())
         from_medoid_N = distances_NN[medoid]
-        scale = weighted_median(from_medoid_N, weights_N)
+        scale = float(weighted_median(from_medoid_N[:, None], weights_N))
         at_N = from_medoid_N <= self.nu * scale
         coefficients_N = weights_N.new_zeros(len(weights_N))
         coefficients_N[medoid] = 1.0
@@ -65,10 +66,3 @@ class GeometricMedian(GramRule):
             if step_N @ inner_NN @ step_N <= (self.tolerance * scale) ** 2:
                 break
         return coefficients_N
-
-
-def weighted_median(values_N: Tensor, weights_N: Tensor) -> float:
-    """The least value up to which there is half of the weight."""
-    order_N = values_N.argsort()
-    half = weights_N[order_N].cumsum(0) >= weights_N.sum() / 2
-    return float(values_N[order_N[int(half.int().argmax())]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gossamer.aggregators import CoordinateRule
-from gossamer.columns import order
+from gossamer.columns import median
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,4 @@ class Median(CoordinateRule):
     kind: Literal["median"] = "median"
 
     def on_columns(self, block_NC: Tensor, f: int) -> Tensor:
-        n = len(block_NC)
-        middle = order(block_NC, (n - 1) // 2, n // 2 + 1)
-        return middle[0] if n % 2 else (middle[0] + middle[1]) / 2
+        return median(block_NC)

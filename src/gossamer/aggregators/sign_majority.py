@@ -62,6 +62,4 @@ class SignMajority(CoordinateRule):
         votes_C = block_NC.sign().sum(0).sign_()
         if self.scale is not None:
             return votes_C.mul_(self.scale)
-        n = len(block_NC)
-        middle = order(block_NC.abs_(), (n - 1) // 2, n // 2 + 1)
-        return votes_C.mul_(middle[0] if n % 2 else (middle[0] + middle[1]) / 2)
+        return votes_C.mul_(median(block_NC.abs_()))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gossamer.aggregators import Gossiping, shares
 from gossamer.aggregators.foolsgold import cosines, scores
-from gossamer.columns import by_columns, order
+from gossamer.columns import by_columns, median, weighted_median
 from gossamer.gram import combined
 
 if TYPE_CHECKING:
@@ -70,13 +70,7 @@ class SybilWall(Gossiping):
         if self.merging == "median":
             # All that are as good as the worst of the better half.
             half = (trust_N >= trust_N.sort(descending=True).values[(len(trust_N) - 1) // 2]).nonzero().flatten()
-            n = len(half)
-
-            def middle(block_NC: Tensor) -> Tensor:
-                rows = order(block_NC, (n - 1) // 2, n // 2 + 1)
-                return rows[0] if n % 2 else (rows[0] + rows[1]) / 2
-
-            return by_columns(updates_ND[half], middle)
+            return by_columns(updates_ND[half], median)
         return by_columns(updates_ND, lambda block_NC: weighted_median(block_NC, trust_N))
 
     def combine(
@@ -103,11 +97,3 @@ def without_outlier(updates_ND: Tensor, trust_N: Tensor, own: int | None) -> Ten
     left_N = trust_N.clone()
     left_N[krum_N.argmax()] = 0.0
     return left_N
-
-
-def weighted_median(block_NC: Tensor, weights_N: Tensor) -> Tensor:
-    """[C]: the least value up to which half of the weight lies."""
-    values_NC, places_NC = block_NC.sort(0)
-    given_NC = weights_N.to(block_NC)[places_NC].cumsum(0)
-    reached = (given_NC >= given_NC[-1] / 2 * (1 - 1e-6)).int().argmax(0, keepdim=True)
-    return values_NC.gather(0, reached)[0]
