@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from gossamer.aggregators import CoordinateRule
-from gossamer.columns import by_columns, order
+from gossamer.columns import by_columns, median
 from gossamer.gram import Gram
 
 if TYPE_CHECKING:
