@@ -55,7 +55,8 @@ CASES: dict[str, dict[str, Any]] = {
     **{
         f"fashion, softmax, 1000 nodes of which 100 hostile, {kind}": {
             **SHORT, "rounds": 10, "nodes": 1000, "data": "fashion_mnist", "model": "softmax_regression",
-            "method": "dsgd", "partition": {"kind": "dirichlet", "alpha": 1.0, "min_size": 1}, "learner": LEARNER, "backend": "parallel",
+            "method": "dsgd", "learner": LEARNER, "backend": "parallel",
+            "partition": {"kind": "dirichlet", "alpha": 1.0, "min_size": 1},
             "topology": {"kind": "random_regular", "degree": 8}, "hostile": {"count": 100}, "attack": "sign_flip",
             "aggregator": kind,
         }

@@ -170,7 +170,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"hostile": {"count": 2}, "attack": {"kind": "ipm", "aim": "neighbour"}}, "aim"),
     ({"hostile": {"count": 2}, "attack": "ipm", "method": "local"}, "nobody hears anybody"),
     ({"hostile": {"count": 2}, "aggregator": "fltrust"}, "root = 100"),
-    ({"root": 10}, "no use of items"),
+    ({"root": 10}, "only rules that compare"),
     ({"aggregator": "clipped_gossip"}, "own model"),
     ({"aggregator": {"kind": "krum", "f": 0.6}}, "below 0.5"),
     ({"aggregator": {"kind": "krum", "f": -1}}, "aggregator.f"),

@@ -71,7 +71,7 @@ class TestLabelFlip:
         attack = LabelFlip(mode=mode)
         inputs_M, labels_M = images(), labels()
         taught_M = poisoned(attack, inputs_M, labels_M)[1]
-        measured = attack.succeeded(inputs_M, labels_M)
+        measured = attack.succeeded(inputs_M, labels_M, 5)
         assert measured is not None
         changed = np.flatnonzero(taught_M != labels_M)
         for found, expected in zip(measured, (inputs_M, labels_M, taught_M), strict=True):
@@ -93,7 +93,7 @@ class TestLabelFlip:
             poisoned(LabelFlip(mode="targeted", second=7), images(), labels())
         with pytest.raises(ExperimentError, match="one label each, not for sequences"):
             poisoned(LabelFlip(), np.zeros((4, 6)), np.zeros((4, 6), np.int64))
-        assert LabelFlip().succeeded(np.zeros((4, 6)), np.zeros((4, 6), np.int64)) is None
+        assert LabelFlip().succeeded(np.zeros((4, 6)), np.zeros((4, 6), np.int64), 10) is None
 
 
 class TestBackdoor:
@@ -124,7 +124,7 @@ class TestBackdoor:
     def test_success_is_the_target_class_for_triggered_images_of_others(self) -> None:
         inputs_M, labels_M = images(), labels()
         before = inputs_M.copy()
-        triggered, truth, goals = Backdoor(value=5.0, target=2).succeeded(inputs_M, labels_M)
+        triggered, truth, goals = Backdoor(value=5.0, target=2).succeeded(inputs_M, labels_M, 10)
         others = np.flatnonzero(labels_M != 2)
         np.testing.assert_array_equal(truth, labels_M[others])
         assert (goals == 2).all()

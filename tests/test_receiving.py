@@ -161,3 +161,54 @@ def test_nothing_is_straight_where_messages_are_forged():
     federation, _, result = trained(**GRAPH, hostile={"count": 2}, attack="ipm")
     exchange = federation.exchanges.of(0, result.participants, 0)[0]
     assert not local._straight(federation, exchange, result)
+
+
+STILL: dict[str, Any] = {"learner": {"kind": "sgd", "lr": 1e-7, "steps": 1, "batch_size": 16}, "rounds": 4}
+"""Local work that changes next to nothing: whatever happens to a model is the exchange's doing."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hostile": {"listed": [1, 4]}, "attack": "sign_flip", "topology": "ring"},
+        {"hostile": {"count": 2}, "attack": {"kind": "free_rider"}, "topology": "complete"},
+        {"hostile": {"kind": "sybils", "participation": 0.3}, "attack": "label_flip"},
+        {"hostile": {"count": 2}, "attack": {"kind": "drop", "aim": "neighbour"}},
+        {
+            "hostile": {"count": 2},
+            "attack": "free_rider",
+            "topology": "complete",
+            "schedule": {"final": "merge"},
+            "aggregator": {"kind": "centered_clipping", "tau": 1.0},
+        },
+    ],
+    ids=str,
+)
+def test_models_that_do_not_change_stay_what_they_are(changes, tmp_path):
+    """No exchange shrinks a model, whoever is silent, forges, or is hostile under many names."""
+    base = {**GRAPH, **STILL}
+    if changes.get("schedule"):
+        changes = {**changes, "topology": {"kind": "complete", "all_to_all": True}}
+    experiment = small(**{**base, **changes})
+    start = Federation(experiment).population.state["row"][0].norm()
+    rows = state_of(gossamer.run(experiment, tmp_path / "run"))["state.row"]
+    torch.testing.assert_close(rows.norm(dim=1), start.expand(len(rows)), rtol=1e-3, atol=0)
+
+
+def test_who_sends_a_neighbour_nothing_is_not_heard_by_it(tmp_path):
+    said = [
+        gossamer.run(
+            small(**GRAPH, hostile={"count": 2}, attack={"kind": "drop", "aim": aim}, aggregator="median"),
+            tmp_path / aim,
+        )
+        for aim in ("all", "neighbour")
+    ]
+    honest = Federation(said[0].experiment).placement.honest
+    rows = [state_of(run)["state.row"][torch.from_numpy(honest)] for run in said]
+    torch.testing.assert_close(rows[0], rows[1])
+
+
+def test_a_hostile_node_that_diverges_ends_no_run(tmp_path):
+    attack = {"kind": "shifted_data", "shift": "noise", "strength": 1e38}
+    run = gossamer.run(small(hostile={"count": 2}, attack=attack, aggregator="median"), tmp_path / "run")
+    assert run.record["status"] == "finished"

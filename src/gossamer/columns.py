@@ -103,7 +103,7 @@ def order(block_NC: Tensor, low: int = 0, high: int | None = None, sort: bool = 
 
 
 def median(block_NC: Tensor) -> Tensor:
-    """The middle value [C] of every column, the mean of the two middle ones for an even number. Overwrites the block."""
+    """[C]: the middle value of every column, of an even number the mean of the two middle ones. Overwrites all."""
     n = len(block_NC)
     middle = order(block_NC, (n - 1) // 2, n // 2 + 1)
     return middle[0] if n % 2 else (middle[0] + middle[1]) / 2
