@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gossamer.attacks import Attack, Scene
-from gossamer.errors import GossamerError, NodeError, node_error
+from gossamer.errors import GossamerError, node_error
 from gossamer.population import shared
 from gossamer.randomness import generator
 
@@ -216,15 +216,6 @@ def refused(message: Message, like: Message) -> str:
             return f"'{name}' is {value.dtype}, not {expected.dtype}"
     unknown = message.keys() - like.keys()
     return f"unknown field '{min(unknown)}'" if unknown else ""
-
-
-def require_finite(sent: dict[str, Tensor], struck: Struck, hostile: Array, round: int, kind: str) -> None:
-    """Raise NodeError that names the hostile node whose message a mean cannot take: one with NaN or infinity."""
-    for node in np.setdiff1d(hostile, struck.absent).tolist():
-        for name, rows in sent.items():
-            if not rows[node].isfinite().all():
-                reason = f"its '{name}' holds NaN or infinity, which aggregator '{kind}' cannot take; use a robust rule"
-                raise NodeError(node, round + 1, "exchange", reason)
 
 
 def index(nodes: Array) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gossamer.aggregators import Aggregator, Robust
+from gossamer.aggregators import Aggregator, Gossiping, Robust
 from gossamer.aggregators.mean import Mean
 from gossamer.attacks import Attack
 from gossamer.attacks.honest import Honest
@@ -309,9 +309,9 @@ class Experiment(Section):
             )
         steady = not self.topology.varies and set(intensities) == {1.0} and not self.clock.drop
         everybody = schedule.participation == 1
-        if rule.history == "gossiped" and rule.kind == "twin_filter" and not (steady and everybody):
+        if isinstance(rule, Gossiping) and rule.exposes and not (steady and everybody):
             raise ExperimentError(
-                "aggregator.kind = 'twin_filter' compares with what neighbours sent in earlier rounds: it needs a "
+                f"aggregator.kind = '{rule.kind}' compares with what neighbours sent in earlier rounds: it needs a "
                 "fixed graph with all nodes and links in every round, and no lost messages"
             )
         if self.hostile.many_names and not everybody:

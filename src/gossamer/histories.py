@@ -79,7 +79,7 @@ class Gossiped:
         row_D = like[self.name].flatten()
         number = torch.zeros((), dtype=torch.int32)
         self.rule, self.slots = rule, rule.versions * names
-        self.exposes = type(rule).twins is not Gossiping.twins
+        self.exposes = rule.exposes
         self.exposed_NN = shared(names if self.exposes else 0, torch.zeros(names, dtype=torch.int32))
         """Whom a receiver distrusts for good."""
         self.pool_PD = shared(self.slots, row_D)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gossamer.aggregators import Robust
 from gossamer.arms import in_words
 from gossamer.errors import GossamerError
 from gossamer.mixing import edges_of
-from gossamer.placement import besieged, place
+from gossamer.placement import besieged, heard, place
 
 if TYPE_CHECKING:
     from gossamer.experiment import Experiment
@@ -79,9 +77,7 @@ def withstood(plan: Plan, placement: Placement) -> str:
     if experiment.method.world == "server":
         return _withstands(experiment, [plan.participants])
     edges_E2 = edges_of(besieged(experiment.topology, placement), placement.nodes, experiment.seed)
-    heard_N = np.bincount(edges_E2[:, 1], minlength=placement.nodes)[placement.honest] + 1
-    bad_E2 = edges_E2[placement.is_hostile[edges_E2[:, 0]]]
-    bad_N = np.bincount(bad_E2[:, 1], minlength=placement.nodes)[placement.honest]
+    heard_N, bad_N = (counts_N[placement.honest] for counts_N in heard(edges_E2, placement))
     sizes = sorted({int(heard_N.min()), int(heard_N.max())})
     most = f"at most {int(bad_N.max())}, by node {placement.honest[int(bad_N.argmax())]}" if bad_N.any() else "none"
     return f"{_withstands(experiment, sizes)} (the own one is one of them)\nhostile nodes heard: {most}"

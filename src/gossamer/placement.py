@@ -123,11 +123,16 @@ def besieged(topology: Topology, placement: Placement) -> Topology:
     return graph
 
 
-def surrounded(edges_E2: Array, placement: Placement, share: float = 0.5) -> Array:
-    """Honest nodes of whose neighbours, themselves included, at least this share is hostile."""
+def heard(edges_E2: Array, placement: Placement) -> tuple[Array, Array]:
+    """What each name hears, itself included, and how many of these are hostile others: [N] each."""
     receivers_E, hostile_N = edges_E2[:, 1], placement.is_hostile
     heard_N = np.bincount(receivers_E, minlength=placement.nodes) + 1
-    bad_N = np.bincount(receivers_E[hostile_N[edges_E2[:, 0]]], minlength=placement.nodes)
+    return heard_N, np.bincount(receivers_E[hostile_N[edges_E2[:, 0]]], minlength=placement.nodes)
+
+
+def surrounded(edges_E2: Array, placement: Placement, share: float = 0.5) -> Array:
+    """Honest nodes of whose neighbours, themselves included, at least this share is hostile."""
+    heard_N, bad_N = heard(edges_E2, placement)
     found: Array = placement.honest[(bad_N >= share * heard_N)[placement.honest] & (bad_N[placement.honest] > 0)]
     return found
 
@@ -147,8 +152,7 @@ def defenceless(rule: Aggregator, edges_E2: Array, placement: Placement) -> str:
     """One line that counts the honest nodes that hear more hostile ones than the rule withstands there; empty: none."""
     if not isinstance(rule, Tolerant):
         return ""
-    heard_N = np.bincount(edges_E2[:, 1], minlength=placement.nodes) + 1
-    bad_N = np.bincount(edges_E2[placement.is_hostile[edges_E2[:, 0]], 1], minlength=placement.nodes)
+    heard_N, bad_N = heard(edges_E2, placement)
     found = [node for node in placement.honest.tolist() if bad_N[node] > max(0, rule.hostile(int(heard_N[node])))]
     if not found:
         return ""

@@ -243,6 +243,11 @@ class Remembering(GramRule):
             raise ValueError("rules that compare histories take updates as they were sent; leave it out")
         return value
 
+    @property
+    def combines(self) -> bool:
+        """Whether the result is a combination of the updates by how much each is trusted."""
+        return True
+
     def coefficients_of(self, history: Gram, weights_N: Tensor, own: int | None) -> Tensor:
         """The coefficients [N] of the updates from the histories of their N senders."""
         raise NotImplementedError
@@ -258,6 +263,8 @@ class Gossiping(Remembering):
     """Base of those whose receivers tell each other what they know of others."""
 
     history: ClassVar[str] = "gossiped"
+    exposes: ClassVar[bool] = False
+    """Whether it asks for `twins`, and distrusts them for good."""
 
     decay: float = Field(default=0.8, ge=0, description="lambda: how much rather records of near nodes are passed on")
     versions: int = Field(

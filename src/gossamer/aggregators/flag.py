@@ -29,7 +29,17 @@ class FlagResult:
     """[P]: which share of the square of each update lies in the subspace, from 0 to 1; 0 for updates that are zero."""
 
 
-class Flag(GramRule):
+class OnSubspace(GramRule):
+    """Base of the rules that work within the main directions of the updates."""
+
+    components: int | None = Field(
+        default=None,
+        ge=1,
+        description="dimensions m of the subspace; default: half of the p updates, ceil((p + 1) / 2)",
+    )
+
+
+class Flag(OnSubspace):
     """Mean of the updates' projections on the subspace that explains most of them (Flag median).
 
     With x_i = g_i / |g_i| the subspace Y of m dimensions minimises
@@ -50,11 +60,6 @@ class Flag(GramRule):
     source: ClassVar[str] = "Almasi, Mishra, Vamanan and Ravi 2024, Algorithm 1"
 
     kind: Literal["flag"] = "flag"
-    components: int | None = Field(
-        default=None,
-        ge=1,
-        description="dimensions m of the subspace; default: half of the p updates, ceil((p + 1) / 2)",
-    )
     weight: float = Field(default=0.0, ge=0, description="lambda: what differences of updates count")
     max_iterations: int = Field(default=50, ge=1, description="most iterations; the first has equal weights")
     tolerance: float = Field(default=1e-10, ge=0, description="decrease of the objective that ends the iterations")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from gossamer.aggregators import GramRule
-from gossamer.aggregators.flag import Directions
+from gossamer.aggregators.flag import Directions, OnSubspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +12,7 @@ if TYPE_CHECKING:
     from gossamer.gram import Gram
 
 
-class FlagMedian(GramRule):
+class FlagMedian(OnSubspace):
     """Geometric median of the updates' unit vectors within their main directions, at the median length.
 
     The subspace is that of Flag's first step, with equal weights. It removes what is in one update alone, mostly noise,
@@ -33,11 +30,6 @@ class FlagMedian(GramRule):
     source: ClassVar[str] = "ours; the subspace is that of Almasi, Mishra, Vamanan and Ravi 2024"
 
     kind: Literal["flag_median"] = "flag_median"
-    components: int | None = Field(
-        default=None,
-        ge=1,
-        description="dimensions m of the subspace; default: half of the p updates, ceil((p + 1) / 2)",
-    )
 
     def coefficients(self, gram: Gram, weights_N: Tensor, f: int, own: int | None) -> Tensor:
         directions = Directions.of(gram, own)

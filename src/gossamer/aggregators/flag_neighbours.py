@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from gossamer.aggregators import GramRule, Tolerant
-from gossamer.aggregators.flag import Directions
+from gossamer.aggregators import Tolerant
+from gossamer.aggregators.flag import Directions, OnSubspace
 from gossamer.aggregators.flag_trimmed import trimmed
 
 if TYPE_CHECKING:
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from gossamer.gram import Gram
 
 
-class FlagNeighbours(Tolerant, GramRule):
+class FlagNeighbours(Tolerant, OnSubspace):
     """FlagTrimmed with each direction replaced by the mean of its n - f nearest within the subspace.
 
     What tells honest updates apart, noise above all, is removed before distances are measured, so that the nearest are
@@ -33,11 +31,6 @@ class FlagNeighbours(Tolerant, GramRule):
     source: ClassVar[str] = "ours; mixing as in Allouah et al. 2023, subspace as in Almasi et al. 2024"
 
     kind: Literal["flag_neighbours"] = "flag_neighbours"
-    components: int | None = Field(
-        default=None,
-        ge=1,
-        description="dimensions m of the subspace; default: half of the p updates, ceil((p + 1) / 2)",
-    )
 
     def coefficients(self, gram: Gram, weights_N: Tensor, f: int, own: int | None) -> Tensor:
         directions = Directions.of(gram, own)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from gossamer.aggregators import GramRule
-from gossamer.aggregators.flag import Directions
+from gossamer.aggregators.flag import Directions, OnSubspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +12,7 @@ if TYPE_CHECKING:
     from gossamer.gram import Gram
 
 
-class FlagOneStep(GramRule):
+class FlagOneStep(OnSubspace):
     """What the reference code of Flag computes: a truncated SVD of directions, for comparison.
 
     One step with equal weights finds the m main directions of the unit vectors x_i = g_i / |g_i|; the result is
@@ -32,11 +29,6 @@ class FlagOneStep(GramRule):
     source: ClassVar[str] = "Almasi, Mishra, Vamanan and Ravi 2024, reference code"
 
     kind: Literal["flag_one_step"] = "flag_one_step"
-    components: int | None = Field(
-        default=None,
-        ge=1,
-        description="dimensions m of the subspace; default: half of the p updates, ceil((p + 1) / 2)",
-    )
 
     def coefficients(self, gram: Gram, weights_N: Tensor, f: int, own: int | None) -> Tensor:
         directions = Directions.of(gram, own)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from gossamer.aggregators import GramRule, Tolerant
-from gossamer.aggregators.flag import Directions
+from gossamer.aggregators import Tolerant
+from gossamer.aggregators.flag import Directions, OnSubspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from gossamer.gram import Gram
 
 
-class FlagTrimmed(Tolerant, GramRule):
+class FlagTrimmed(Tolerant, OnSubspace):
     """Trimmed mean of the updates' coordinates along the main directions of their unit vectors, at the median length.
 
     The subspace is that of Flag's first step, with equal weights: the m main directions of the unit vectors. Flag takes
@@ -34,11 +32,6 @@ class FlagTrimmed(Tolerant, GramRule):
     source: ClassVar[str] = "ours; the subspace is that of Almasi, Mishra, Vamanan and Ravi 2024"
 
     kind: Literal["flag_trimmed"] = "flag_trimmed"
-    components: int | None = Field(
-        default=None,
-        ge=1,
-        description="dimensions m of the subspace; default: half of the p updates, ceil((p + 1) / 2)",
-    )
 
     def coefficients(self, gram: Gram, weights_N: Tensor, f: int, own: int | None) -> Tensor:
         directions = Directions.of(gram, own)

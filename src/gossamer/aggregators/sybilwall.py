@@ -43,6 +43,10 @@ class SybilWall(Gossiping):
         default="mean", description="how models are merged by their scores"
     )
 
+    @property
+    def combines(self) -> bool:
+        return self.merging == "mean"
+
     def trust(self, history: Gram, heard: int) -> Tensor:
         """Scores [heard] of the first records, by all of them. Fung, Yoon and Beschastnikh 2020, Algorithm 1."""
         return scores(cosines(history))[:heard]

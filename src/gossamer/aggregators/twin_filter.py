@@ -33,6 +33,8 @@ class TwinFilter(Gossiping):
 
     source: ClassVar[str] = "ours; the gossip of records is that of Werthenbach and Pouwelse 2023"
 
+    exposes: ClassVar[bool] = True
+
     kind: Literal["twin_filter"] = "twin_filter"
     threshold: float = Field(
         default=0.2, gt=0, lt=1, description="distance below which two are twins, as a share of the usual distance"

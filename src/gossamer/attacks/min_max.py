@@ -35,4 +35,8 @@ class MinMax(Attack):
         if len(scene.honest_GD) == 0:
             return scene.own_HD
         direction_D = direction(self.direction, scene.honest_GD, scene.base_D)
-        return within_largest_distance(scene.honest_GD, direction_D).expand_as(scene.own_HD)
+        return self.limit(scene.honest_GD, direction_D).expand_as(scene.own_HD)
+
+    def limit(self, honest_GD: Tensor, direction_D: Tensor) -> Tensor:
+        """The message [D], as far along the direction as is allowed."""
+        return within_largest_distance(honest_GD, direction_D)

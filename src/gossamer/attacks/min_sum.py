@@ -4,35 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from gossamer.attacks import Attack, Knowledge
-from gossamer.disguise import Direction, direction, within_largest_sum
+from gossamer.attacks.min_max import MinMax
+from gossamer.disguise import within_largest_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gossamer.attacks import Scene
 
-
-class MinSum(Attack):
+class MinSum(MinMax):
     """As far from the honest mean as one gets with squared distances to honest messages summing to no more than theirs.
 
     No bisection: the limit is the root of a quadratic. Depends only on which way the direction points.
     """
 
     source: ClassVar[str] = "Shejwalkar and Houmansadr 2021 (Manipulating the Byzantine), Min-Sum"
-    knows: ClassVar[Knowledge] = "honest"
 
-    kind: Literal["min_sum"] = "min_sum"
-    direction: Direction = Field(
-        default="std",
-        description="away from the honest mean: std (down by each coordinate's standard deviation), unit (against the "
-        "mean change), sign (against the sign of each coordinate of it)",
-    )
+    kind: Literal["min_sum"] = "min_sum"  # type: ignore[assignment]
 
-    def forge(self, scene: Scene) -> Tensor:
-        if len(scene.honest_GD) == 0:
-            return scene.own_HD
-        direction_D = direction(self.direction, scene.honest_GD, scene.base_D)
-        return within_largest_sum(scene.honest_GD, direction_D).expand_as(scene.own_HD)
+    def limit(self, honest_GD: Tensor, direction_D: Tensor) -> Tensor:
+        return within_largest_sum(honest_GD, direction_D)

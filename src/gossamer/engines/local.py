@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gossamer.adversary import Struck, require_finite
+from gossamer.adversary import Struck
 from gossamer.clocks import round_seconds
 from gossamer.engines import Round
 from gossamer.engines.receiving import Receiving, place_of
@@ -128,8 +128,9 @@ def _strike(federation: Federation, result: Round, exchange: Exchange | None) ->
     if adversary.active:
         bad = [n for n in np.setdiff1d(hostile, struck.absent).tolist() if not whole(federation.sent, n)]
         result.rejected += len(bad) if first else 0
-        if federation.experiment.aggregator.linear:
-            require_finite(federation.sent, struck, hostile, result.round, federation.experiment.aggregator.kind)
+        if bad and (rule := federation.experiment.aggregator).linear:
+            reason = f"its message holds NaN or infinity, which aggregator '{rule.kind}' cannot take; use a robust rule"
+            raise NodeError(bad[0], result.round + 1, "exchange", reason)
         if federation.histories is not None:
             struck.rejected |= dict.fromkeys(bad, "holds NaN or infinity")
     if (history := federation.histories) is not None and first:

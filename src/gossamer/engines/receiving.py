@@ -58,11 +58,8 @@ class Receiving:
     @cached_property
     def combines(self) -> bool:
         """Whether every result is a combination of the messages as they were sent, found from inner products."""
-        history = self.federation.histories
         rule, plain = self.rule, not self.federation.exact and not self.federation.adversary.per_neighbour
-        if history is not None:
-            return plain and getattr(rule, "merging", "mean") == "mean"
-        return plain and isinstance(rule, GramRule)
+        return plain and (rule.combines if isinstance(rule, Remembering) else isinstance(rule, GramRule))
 
     def share_products(self, name: str, heard_by: list[Array], total: int) -> None:
         """Multiply all rows of a field at once, if that is cheaper than for each receiver what it hears."""
