@@ -5,23 +5,26 @@ Shapes: N names, H hostile ones that send, G honest messages seen, D numbers of 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gossamer.attacks import Attack, Scene
-from gossamer.errors import GossamerError, node_error
+from gossamer.errors import GossamerError, WireError, node_error
 from gossamer.population import shared
 from gossamer.randomness import generator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gossamer.coding import Chain
     from gossamer.experiment import Experiment
+    from gossamer.layout import Layout
     from gossamer.placement import Placement
     from gossamer.population import Population
-    from gossamer.wire import Message
 
 Array = np.ndarray[Any, Any]
 
@@ -45,18 +48,31 @@ class Adversary:
     """The hostile nodes of one run, as one mind."""
 
     def __init__(
-        self, experiment: Experiment, placement: Placement, population: Population, like: Message, on_graph: bool
+        self,
+        experiment: Experiment,
+        placement: Placement,
+        population: Population,
+        chain: Chain,
+        layout: Layout,
+        on_graph: bool,
     ) -> None:
         self.attack, self.hostile, self.placement = experiment.attack, experiment.hostile, placement
         self.defence, self.seed, self.rounds = experiment.aggregator, experiment.seed, experiment.rounds
-        self.population, self.like, self.on_graph = population, like, on_graph
+        self.population, self.chain, self.on_graph = population, chain, on_graph
+        self.kept = tuple(
+            (entry.start, entry.stop, experiment.parametrisation.kept(entry.name, entry.stop - entry.start))
+            for entry in layout.entries
+            if entry.trainable
+        )
+        self.trial: Callable[[str, Tensor, int], float] | None = None
+        """At a server: the accuracy of what it would make of updates [N, D] of a field in a round."""
         self._first = True
         self._began: dict[str, Tensor] = {}
         """The models that local work began from, where messages are written while receivers already merge."""
         self.memory: dict[str, Tensor] = {}
         """What the attacker remembers, [H, ...] under 'field.name'."""
         if self.attack.forges:
-            for name, value in like.items():
+            for name, value in chain.received().items():
                 if value.numel() > 1:
                     kept = self.attack.memory(value.flatten())
                     self.memory |= {f"{name}.{key}": shared(len(placement.hostile), v) for key, v in kept.items()}
@@ -111,12 +127,21 @@ class Adversary:
                 for identity in np.setdiff1d(hostile, struck.silent).tolist() if rows[0].numel() > 1 else []:
                     dice = self._dice(f"disguise {name}", identity, round)
                     rows[identity].copy_(self.hostile.disguised(rows[identity].clone(), dice))
-        if self._mangles:
+        if self._mangles or self.chain.steps:
             for node in np.setdiff1d(hostile, struck.silent).tolist():
-                message = self.attack.mangle({name: rows[node] for name, rows in sent.items()})
-                if reason := refused(message, self.like):
-                    struck.rejected[node] = reason
+                self._send(sent, node, round, struck)
         return struck
+
+    def _send(self, sent: dict[str, Tensor], node: int, round: int, struck: Struck) -> None:
+        """Put what a hostile node wrote on the wire: it can say nothing that has no form there."""
+        message = self.chain.encode({name: rows[node].clone() for name, rows in sent.items()}, node, round)
+        try:
+            heard = self.chain.decode(self.attack.mangle(message), node, round)
+        except WireError as error:
+            struck.rejected[node] = str(error)
+            return
+        for name, value in heard.items():
+            sent[name][node].copy_(value)
 
     def letters(
         self, name: str, rows: Tensor, round: int, receiver: int, heard: Array, weights: Array
@@ -187,6 +212,8 @@ class Adversary:
             receiver_D=None if told is None else rows[told[0]].flatten(),
             weights_G=None if told is None else torch.from_numpy(np.asarray(told[1], np.float64)),
             weights_H=None if told is None else torch.from_numpy(np.asarray(told[2], np.float64)),
+            kept=self.kept,
+            accuracy_if=None if self.trial is None else functools.partial(self._accuracy, name, honest_GD, round),
         )
         try:
             forged = self.attack.forge(scene)
@@ -200,22 +227,14 @@ class Adversary:
             mine[key].index_copy_(0, index(places), value)
         return forged
 
+    def _accuracy(self, name: str, honest_GD: Tensor, round: int, forged_HD: Tensor) -> float:
+        import torch
+
+        assert self.trial is not None, "asked for where there is one"
+        return self.trial(name, torch.cat([honest_GD, forged_HD.to(honest_GD.dtype)]), round)
+
     def _dice(self, purpose: str, node: int, round: int) -> np.random.Generator:
         return generator(self.seed, purpose, node, round)
-
-
-def refused(message: Message, like: Message) -> str:
-    """Why a receiver cannot use a message; empty where it can. `like` is one as it ought to be."""
-    for name, expected in like.items():
-        value = message.get(name)
-        if value is None:
-            return f"'{name}' is missing"
-        if value.shape != expected.shape:
-            return f"'{name}' has shape {list(value.shape)}, not {list(expected.shape)}"
-        if value.dtype != expected.dtype:
-            return f"'{name}' is {value.dtype}, not {expected.dtype}"
-    unknown = message.keys() - like.keys()
-    return f"unknown field '{min(unknown)}'" if unknown else ""
 
 
 def index(nodes: Array) -> Tensor:

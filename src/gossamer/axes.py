@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Table = dict[str, Any]
 CHOSEN = frozenset({"aggregator", "init", "learner", "method", "model", "parametrisation", "root", "rounds", "schedule",
-                    "transforms"})  # fmt: skip
+                    "transforms", "downlink"})  # fmt: skip
 """Keys that a defender may choose; in all others the runs of a table must agree."""
 
 

@@ -56,7 +56,7 @@ class Exchanges:
     ) -> None:
         self.schedule, self.topology = experiment.schedule, topology or experiment.topology
         self.nodes, self.rounds, self.seed = nodes, experiment.rounds, experiment.seed
-        self.method, self.clock, self.message_bytes = experiment.method, experiment.clock, message_bytes
+        self.method, self.clock = experiment.method, experiment.clock
         self.on_graph = experiment.method.world == "graph"
         self.limit = self.schedule.limit(message_bytes)
         self._fixed: Array | None = None
@@ -158,19 +158,24 @@ class Exchanges:
         heard_NN.sort_indices()
         return heard_NN
 
-    def traffic(self, exchange: Exchange, participants: Array) -> tuple[Array, Array]:
-        """Bytes that each node sends and receives in an exchange; what is lost is sent, not received.
+    def traffic(self, exchange: Exchange, participants: Array, sizes_N: Array) -> tuple[Array, Array]:
+        """Bytes that each node sends and receives in an exchange; what is lost is sent, not received. `sizes_N` are the
+        bytes of each node's message.
 
         An all-reduce sends every part of a model 2(m-1) times (a reduce-scatter and an all-gather), shared evenly.
         """
         if exchange.everyone:
             share_N = np.zeros(self.nodes, np.int64)
-            each, rest = divmod(exchange.transfers * self.message_bytes, len(participants))
+            # Of m messages every byte goes 2(m-1)/m times, so that messages of one size s make 2(m-1)s bytes.
+            moved = exchange.transfers * int(sizes_N[participants].sum()) // len(participants)
+            each, rest = divmod(moved, len(participants))
             share_N[participants] = each
             share_N[participants[:rest]] += 1
             return share_N, share_N
-        sent_N = np.bincount(exchange.edges_E2[:, 0], minlength=self.nodes) * self.message_bytes
-        return sent_N, np.bincount(exchange.heard_E2[:, 1], minlength=self.nodes) * self.message_bytes
+        sent_N = np.bincount(exchange.edges_E2[:, 0], minlength=self.nodes) * sizes_N
+        heard_E2 = exchange.heard_E2
+        received_N = np.bincount(heard_E2[:, 1], weights=sizes_N[heard_E2[:, 0]], minlength=self.nodes)
+        return sent_N, received_N.astype(np.int64)
 
     def _final(self, participants: Array) -> list[Exchange]:
         last = self.rounds - 1

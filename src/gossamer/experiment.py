@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gossamer.aggregators import Aggregator, Gossiping, Robust
+from gossamer.aggregators import Aggregator
 from gossamer.aggregators.mean import Mean
 from gossamer.attacks import Attack
 from gossamer.attacks.honest import Honest
@@ -26,6 +26,7 @@ from gossamer.data import Data, Normalise
 from gossamer.data.digits import Digits
 from gossamer.errors import ExperimentError
 from gossamer.explaining import explain
+from gossamer.fitting import check
 from gossamer.hostile import Hostile
 from gossamer.hostile.nobody import Nobody
 from gossamer.learners import Learner
@@ -39,7 +40,7 @@ from gossamer.parametrisations.identity import Identity
 from gossamer.partitions import Partition
 from gossamer.partitions.dirichlet import Dirichlet
 from gossamer.plugs import Choice
-from gossamer.schedules import ALL, Schedule
+from gossamer.schedules import Schedule
 from gossamer.schedules.every import Every
 from gossamer.topologies import Topology
 from gossamer.topologies.server import Server
@@ -134,6 +135,7 @@ class Experiment(Section):
     clock: Annotated[Clock, Choice()] = Rounds()
     aggregator: Annotated[Aggregator, Choice()] = Mean()
     transforms: tuple[Annotated[Transform, Choice()], ...] = ()
+    downlink: tuple[Annotated[Transform, Choice()], ...] = ()
     hostile: Annotated[Hostile, Choice()] = Nobody()
     attack: Annotated[Attack, Choice()] = Honest()
     root: int = Field(
@@ -163,7 +165,7 @@ class Experiment(Section):
             raise ValueError("use letters, digits, '.', '_' and '-' only, and begin with a letter or digit")
         return value
 
-    @field_validator("transforms", mode="before")
+    @field_validator("transforms", "downlink", mode="before")
     @classmethod
     def _list_of_transforms(cls, value: Any) -> Any:
         if isinstance(value, (str, dict)):
@@ -177,162 +179,8 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
-        method, topology = self.method, self.topology
-        if method.world == "server" and not topology.has_server:
-            raise ExperimentError(
-                f"method.kind = '{method.kind}' needs a server, but topology.kind = '{topology.kind}' has none; "
-                "use topology = 'server', or a method for graphs such as 'dsgd'"
-            )
-        if method.world == "graph" and topology.has_server:
-            raise ExperimentError(
-                f"method.kind = '{method.kind}' works between neighbours: "
-                "choose a graph, e.g. topology = { kind = 'ring' }"
-            )
-        metropolis = topology.weights == "metropolis" and topology.own_weight is None
-        if method.world == "graph" and topology.one_way and metropolis:
-            raise ExperimentError(
-                f"topology.weights = 'metropolis' needs an undirected graph, but topology '{topology.kind}' "
-                "is directed; use weights = 'uniform'"
-            )
-        self._schedule_fits()
-        self._clock_fits()
-        self._hostility_fits()
-        if method.world == "server" and not self.init.shared:
-            raise ExperimentError(
-                "init.shared = false needs nodes with models of their own, but a server's nodes start from its model; "
-                "use a method for graphs, or 'local'"
-            )
-        method.check(self)
+        check(self)
         return self
-
-    def _schedule_fits(self) -> None:
-        schedule, world = self.schedule, self.method.world
-        if world == "alone":
-            return
-        intensities = [schedule.intensity(round, self.rounds) for round in range(self.rounds)]
-        if world == "server":
-            limited = schedule.limit(1) < ALL or schedule.final != "none" or schedule.looks
-            if limited or any(intensity < 1 for intensity in intensities):
-                raise ExperimentError(
-                    f"schedule.kind = '{schedule.kind}': with a server every round ends in an exchange with all "
-                    "participants; use schedule = 'every' with k = 1, share = 1, no budget and no end of its own, more "
-                    "learner.steps or epochs for fewer exchanges, schedule.participation for fewer nodes"
-                )
-            if self.evaluate.before_exchange:
-                raise ExperimentError(
-                    "evaluate.before_exchange: with a server the nodes keep no models of their own; set it to false"
-                )
-            return
-        if schedule.final == "none" and not any(intensities):
-            raise ExperimentError(
-                f"schedule.kind = '{schedule.kind}' never communicates in {self.rounds} rounds; "
-                "give more rounds, a share above 0, schedule.final = 'merge', or use method = 'local'"
-            )
-        if self.method.requires == "doubly" and self.clock.drop:
-            raise ExperimentError(
-                f"clock.drop = {self.clock.drop:g}: method.kind = '{self.method.kind}' needs doubly stochastic mixing "
-                "weights, which lost messages spoil; use drop = 0"
-            )
-        merges = schedule.final == "merge" or ALL in intensities
-        if merges and not (self.topology.overlay or self.topology.all_to_all):
-            what = "schedule.final = 'merge'" if schedule.final == "merge" else f"schedule.kind = '{schedule.kind}'"
-            raise ExperimentError(
-                f"{what} asks for an all-reduce among all nodes, but topology.kind = '{self.topology.kind}' only joins "
-                "neighbours; set topology.all_to_all = true if any two nodes can talk, or end with "
-                "schedule.final = 'gossip'"
-            )
-
-    def _hostility_fits(self) -> None:
-        world, attack, hostile = self.method.world, self.attack, self.hostile
-        attacked = attack.kind != "honest"
-        if attacked and hostile.kind == "nobody":
-            raise ExperimentError(
-                f"attack.kind = '{attack.kind}' needs somebody to attack: set hostile = {{ count = 3 }}, or "
-                "hostile = { kind = 'sybils', attack_edges = 1 } on a graph"
-            )
-        if hostile.kind != "nobody" and (world == "alone" or self.method.pools_data):
-            raise ExperimentError(
-                f"hostile.kind = '{hostile.kind}': with method.kind = '{self.method.kind}' nobody hears anybody; use a "
-                "method with a server or for graphs"
-            )
-        fix = ", or attack.aim = 'all'"
-        if world != "graph" and (attack.knows == "neighbourhood" or attack.aim == "neighbour"):
-            raise ExperimentError(
-                f"attack.kind = '{attack.kind}' is made for neighbours on a graph, and with a server there are "
-                f"none; use a method for graphs such as 'dsgd'{'' if attack.knows == 'neighbourhood' else fix}"
-            )
-        if hostile.many_names and self.nodes is None:
-            raise ExperimentError("hostile.kind = 'sybils' needs nodes = ..., the number of honest ones")
-        if self.clock.kind == "events" and (attack.forges or hostile.many_names or self.aggregator.history):
-            what = f"aggregator.kind = '{self.aggregator.kind}'" if self.aggregator.history else "forged messages"
-            raise ExperimentError(
-                f"clock.kind = 'events': {what} need rounds; use clock = 'rounds', or an attack on the data only"
-            )
-        if self.aggregator.graph_only and world == "server":
-            raise ExperimentError(
-                f"aggregator.kind = '{self.aggregator.kind}' weighs what others sent against a node's own "
-                "model, which a server has none of; use it with a method for graphs, or another rule such as "
-                "'centered_clipping'"
-            )
-        self._rule_fits(world)
-        if self.aggregator.trusts and world == "server" and not self.root:
-            raise ExperimentError(
-                f"aggregator.kind = '{self.aggregator.kind}' compares updates with the server's own: set "
-                "root = 100, the number of training items that the server holds"
-            )
-        if self.root and not (self.aggregator.trusts and world == "server"):
-            raise ExperimentError(
-                f"root = {self.root}: only rules that compare updates with a server's own, such as 'fltrust', use "
-                "items at the server; set it to 0"
-            )
-
-    def _rule_fits(self, world: str) -> None:
-        """What rules that ask more than updates need of the rest."""
-        rule, schedule = self.aggregator, self.schedule
-        if rule.history and self.attack.aim == "neighbour" and self.attack.forges:
-            raise ExperimentError(
-                f"aggregator.kind = '{rule.kind}' compares what a sender sends to all; use attack.aim = 'all'"
-            )
-        if world != "graph":
-            return
-        intensities = [schedule.intensity(round, self.rounds) for round in range(self.rounds)]
-        merges = schedule.final == "merge" or ALL in intensities or schedule.looks
-        if merges and (rule.graph_only or rule.trusts or rule.history == "gossiped"):
-            raise ExperimentError(
-                f"aggregator.kind = '{rule.kind}' is for a node that hears its neighbours, but "
-                f"schedule.kind = '{schedule.kind}' with final = '{schedule.final}' has all-reduces; use 'every' and "
-                "final = 'none' or 'gossip'"
-            )
-        if isinstance(rule, Robust) and rule.points(60) != 60:
-            raise ExperimentError(
-                "aggregator.before: 'bucketing' mixes a node's own update with others', so it is for servers; use 'nnm'"
-            )
-        steady = not self.topology.varies and set(intensities) == {1.0} and not self.clock.drop
-        everybody = schedule.participation == 1
-        if isinstance(rule, Gossiping) and rule.exposes and not (steady and everybody):
-            raise ExperimentError(
-                f"aggregator.kind = '{rule.kind}' compares with what neighbours sent in earlier rounds: it needs a "
-                "fixed graph with all nodes and links in every round, and no lost messages"
-            )
-        if self.hostile.many_names and not everybody:
-            raise ExperimentError(
-                f"schedule.participation = {schedule.participation:g}: the names of Sybils on a graph come and go by "
-                "hostile.participation; use 1"
-            )
-
-    def _clock_fits(self) -> None:
-        if self.clock.kind == "events":
-            if not self.method.asynchronous:
-                raise ExperimentError(
-                    f"clock.kind = 'events': method.kind = '{self.method.kind}' needs rounds; use clock = 'rounds', "
-                    "or one that works while models change: 'dsgd' on a graph, 'fedasync' or 'fedbuff' with a server"
-                )
-            if self.evaluate.before_exchange:
-                raise ExperimentError(
-                    "evaluate.before_exchange: with clock.kind = 'events' there is no exchange at the end of a round; "
-                    "set it to false"
-                )
-        self.clock.check(self.method.world, self.topology, self.schedule, self.rounds)
 
     # ---- files -------------------------------------------------------------------------------------------------
 

@@ -14,13 +14,14 @@ import numpy as np
 
 from gossamer import wire
 from gossamer.adversary import Adversary
+from gossamer.coding import averaged
 from gossamer.errors import ExperimentError, GossamerError, NodeError, node_error
 from gossamer.exchanges import Exchanges
 from gossamer.groundwork import (
+    chains,
     context_of,
     corrects,
     deal,
-    encoded,
     first_messages,
     initial_module,
     load_dataset,
@@ -36,6 +37,7 @@ from gossamer.randomness import generator
 from gossamer.resident import Resident
 from gossamer.traffic import trace
 from gossamer.training import NodeItems, Trainer, check_batches, check_output
+from gossamer.transforms.choco import Choco
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +48,10 @@ if TYPE_CHECKING:
     from gossamer.operations import Operation
     from gossamer.topologies import Array
     from gossamer.wire import Message
+
+
+TRIAL_ITEMS = 512
+"""Items at most on which an attacker tries what it could send."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,8 @@ class Federation:
         check_output(self.resident, items, len(self.shards.classes))
         check_batches(module, experiment.learner, self.shards.sizes, self.shards.draw_NC is not None)
         self.items, self.trainer = items, Trainer(experiment, self.resident, items)
-        self.context = context_of(experiment, self.shards, self.layout)
         shared_row = self.resident.row.clone()
+        self.context = context_of(experiment, self.shards, self.layout, shared_row)
         distinct = not experiment.init.shared and not self.has_server
 
         def start(node: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -114,21 +120,28 @@ class Federation:
         self._cohort: tuple[int, Array] = (-1, np.empty(0, np.int64))
         self.setup_bytes = setup_bytes(experiment, module, self.context)
         """Bytes that one node gets before the first round: the frozen part, and what the others tell it."""
-        self.stages, down = first_messages(experiment, self.context, shared_row)
-        self.up_bytes, self.down_bytes = wire.size(travelling(experiment, self.stages[-1])), wire.size(down)
+        message, down = first_messages(experiment, self.context, shared_row)
+        self.up, self.downlink = chains(experiment, self.layout, message, down)
+        self.up.remember(self.nodes, {k: v.new_zeros(v.shape) for k, v in message.items()} if distinct else message)
+        self.up_bytes, self.down_bytes = wire.size(travelling(experiment, self.up.sent)), wire.size(self.downlink.sent)
+        self.sent_bytes = shared(self.nodes, shared_row.new_empty((), dtype=as_dtype("int64"))).fill_(self.up_bytes)
+        """Of each node's last message."""
+        self._told: tuple[int, Message, int] = (-1, {}, 0)
         self.exchanges = Exchanges(experiment, self.nodes, self.up_bytes, besieged(experiment.topology, self.placement))
         self.exchanges.check()
         require_enough(experiment.aggregator, self._heard())
-        self.received_like = self._decoded(self.stages[-1])
+        self.received_like = self.up.received()
         """A message as its receiver sees it: names, shapes and types."""
         on_graph = self.method.world == "graph"
-        self.adversary = Adversary(experiment, self.placement, self.population, self.received_like, on_graph)
+        self.adversary = Adversary(experiment, self.placement, self.population, self.up, self.layout, on_graph)
+        if self.has_server and experiment.clock.kind == "rounds":
+            self.adversary.trial = self._trial
         self.histories = histories_of(experiment, self.nodes, self.received_like)
         self.sent: dict[str, Tensor] = {}
         self.exact: dict[str, Tensor] = {}
         if not self.folds and experiment.clock.kind != "events":
             self.sent = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
-            if experiment.transforms and not self.has_server:
+            if self.up.steps and not self.has_server:
                 self.exact = {name: shared(self.nodes, value) for name, value in self.received_like.items()}
         self.corrects = corrects(experiment, shared_row, self.layout)
         """Whether the aggregator is linear with a second half."""
@@ -171,6 +184,12 @@ class Federation:
         return self.has_server and self.experiment.aggregator.linear and not self.adversary.active
 
     @property
+    def consensus_step(self) -> float | None:
+        """How far nodes that keep copies of each other's models move in an exchange; None: there are no copies."""
+        found = [transform.step for transform in self.experiment.transforms if isinstance(transform, Choco)]
+        return found[0] if found else None
+
+    @property
     def merges(self) -> bool:
         """Whether there is one model for all to measure: the server's, or the mean of what neighbours agree on."""
         return self.method.world != "alone" and self.method.one_model
@@ -202,6 +221,7 @@ class Federation:
         lasting = {
             **self.population.tensors(),
             **{f"attack.{name}": rows for name, rows in self.adversary.memory.items()},
+            **{f"transform.{name}": rows for name, rows in self.up.memory.items()},
             **(self.histories.tensors() if self.histories else {}),
         }
         if self.experiment.clock.kind != "events":
@@ -221,18 +241,31 @@ class Federation:
 
     # ---- local work --------------------------------------------------------------------------------------------
 
-    def down(self, node: int, view: View) -> Message:
-        """What a node hears before it trains: the server's message, or what it published to itself."""
-        return self.method.publish(self.population.state_of(0 if self.has_server else node), view)
+    def down(self, node: int, view: View, state: dict[str, Tensor] | None = None) -> Message:
+        """What a node hears before it trains: the server's message, or its own, of now or of when it was in `state`."""
+        now = self.population.state_of(0 if self.has_server else node) if state is None else state
+        if not self.downlink.steps:
+            return self.method.publish(now, view)
+        if state is not None:
+            return self.downlink.travel(self.method.publish(now, view), -1, view.round)[1]
+        if self._told[0] != view.round:
+            sent, heard = self.downlink.travel(self.method.publish(now, view), -1, view.round)
+            self._told = (view.round, heard, wire.size(sent))
+        return self._told[1]
+
+    def told_bytes(self, round: int) -> int:
+        """Bytes of the server's message of a round."""
+        if not self.downlink.fixed:
+            self.down(-1, self.view(-1, round, self.participants(round)))
+            return self._told[2]
+        return self.down_bytes
 
     def prepare(
         self, node: int, round: int, participants: Array, state: dict[str, Tensor] | None = None
     ) -> tuple[Task, View]:
         """The task of one node, from what its receiver publishes now (or did when it was in `state`)."""
         view = self.view(node, round, participants)
-        own = self.population.own_of(node)
-        down = self.down(node, view) if state is None else self.method.publish(state, view)
-        return self.method.prepare(own, down, view), view
+        return self.method.prepare(self.population.own_of(node), self.down(node, view, state), view), view
 
     def finish(
         self, task: Task, result: Result, view: View, into: Message | None, exactly: bool = False
@@ -246,7 +279,8 @@ class Federation:
         self.population.write_own(node, changed)
         for name, rows in self.exact.items():
             rows[node].copy_(outbox.common[name])
-        message = outbox.common if exactly else self.travelled(outbox.common)
+        exactly = exactly or not self.sends(view.round)
+        message = averaged(outbox.common) if exactly else self.travelled(outbox.common, node, view.round)
         if into is not None:
             for name, value in message.items():
                 into[name].copy_(value)
@@ -305,24 +339,28 @@ class Federation:
         reason = f"{error.reason}; attack.kind = '{attack}' may have done it: choose another aggregator than '{rule}'"
         return NodeError(error.node, error.round, error.stage, reason, error.traceback)
 
-    def travelled(self, message: Message) -> Message:
-        """A message as its receiver sees it."""
-        return self._decoded(encoded(self.experiment, message))
+    def sends(self, round: int) -> bool:
+        """Whether what nodes make in a round is sent: on a graph not in rounds of local work alone."""
+        schedule, rounds = self.experiment.schedule, self.experiment.rounds
+        if self.method.world != "graph" or schedule.looks or self.experiment.clock.kind == "events":
+            return True
+        ends = round == rounds - 1 and schedule.final != "none"
+        return ends or schedule.intensity(round, rounds) > 0
 
-    def _decoded(self, message: Message) -> Message:
-        """A message as its receiver sees it; numbers that are no floats become those of the run, to be averaged."""
-        for transform, like in zip(reversed(self.experiment.transforms), reversed(self.stages[:-1]), strict=True):
-            message = transform.reverse(message, like)
-        dtype = self.resident.row.dtype
-        return {name: v if v.is_floating_point() else v.to(dtype) for name, v in message.items()}
+    def travelled(self, message: Message, node: int, round: int) -> Message:
+        """A node's message as its receiver sees it; `round` keys its dice."""
+        sent, received = self.up.travel(message, node, round)
+        if not self.up.fixed:
+            self.sent_bytes[node] = wire.size(travelling(self.experiment, sent))
+        return received
 
-    def send_again(self, fields: dict[str, Tensor], participants: Array) -> None:
+    def send_again(self, fields: dict[str, Tensor], participants: Array, round: int) -> None:
         """Make other messages [N, ...] what the participants send."""
         for node in participants.tolist():
             message = {name: values[node] for name, values in fields.items()}
             for name, rows in self.exact.items():
                 rows[node].copy_(message[name])
-            for name, value in self.travelled(message).items():
+            for name, value in self.travelled(message, node, round).items():
                 self.sent[name][node].copy_(value)
 
     def finished(self, mixed_D: Tensor, stats_NS: Tensor, weights: list[float], own: int | None) -> Tensor:
@@ -337,7 +375,7 @@ class Federation:
         view = View(-1, round, self.context, len(self.shards.root), 1)
         task = self.method.prepare({}, self.down(-1, view), view)
         outbox, _ = self.method.finish(task, self.trainer.train(task, -1, round), {}, view)
-        self.trusted = {name: value.clone() for name, value in self.travelled(outbox.common).items()}
+        self.trusted = {name: value.clone() for name, value in averaged(outbox.common).items()}
 
     # ---- merging -----------------------------------------------------------------------------------------------
 
@@ -356,6 +394,18 @@ class Federation:
             if not math.isfinite(float(value.sum())) and not hostile:
                 reason = f"its '{name}' holds NaN or infinity after aggregator '{self.experiment.aggregator.kind}'"
                 raise NodeError(receiver, view.round + 1, "merge", reason)
+
+    def _trial(self, name: str, updates_ND: Tensor, round: int) -> float:
+        """The accuracy, on what hostile nodes train on, of the model that the server would make of updates."""
+        rule = self.experiment.aggregator.at(round, self.experiment.rounds)
+        weights_N = updates_ND.new_ones(len(updates_ND), dtype=as_dtype("float64"))
+        merged = rule.aggregate(updates_ND, weights_N, None, self.layout).view(self.received_like[name].shape)
+        view = self.view(-1, round, self.participants(round))
+        inbox = Inbox({name: merged}, len(updates_ND), float(len(updates_ND)))
+        self.resident.load(self.method.merge(self.population.state_of(0), inbox, view)["row"])
+        mine = np.concatenate([self.shards.items_of(node) for node in self.placement.hostile.tolist()])[:TRIAL_ITEMS]
+        counts = self.trainer.measure(self.items.inputs[mine], self.items.labels[mine], len(self.shards.classes))
+        return float(counts.hits_C.sum() / max(1, counts.true_C.sum()))
 
     def check_finite(self, round: int) -> None:
         """Raise NodeError where a row holds NaN or infinity, so that no such state is ever saved."""

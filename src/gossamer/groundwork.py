@@ -14,6 +14,7 @@ import numpy as np
 
 from gossamer import wire
 from gossamer.aggregators import Gossiping, Remembering
+from gossamer.coding import Chain
 from gossamer.errors import ExperimentError, GossamerError
 from gossamer.methods import Context, Result, View
 from gossamer.placement import place
@@ -80,7 +81,7 @@ def initial_module(experiment: Experiment, shape: tuple[int, ...], classes: int,
                 )
         if experiment.init.kind != "default":
             _initialise(module, experiment.init.kind)
-    return module
+        return experiment.parametrisation.applied(module)
 
 
 def _initialise(module: nn.Module, kind: str) -> None:
@@ -98,15 +99,8 @@ def _initialise(module: nn.Module, kind: str) -> None:
             nn.init.zeros_(parameter)
 
 
-def encoded(experiment: Experiment, message: Message) -> Message:
-    """A message as it goes on the wire."""
-    for transform in experiment.transforms:
-        message = transform.forward(message)
-    return message
-
-
-def context_of(experiment: Experiment, shards: Shards, layout: Layout) -> Context:
-    """What a method knows before the first round."""
+def context_of(experiment: Experiment, shards: Shards, layout: Layout, row_D: Tensor) -> Context:
+    """What a method knows before the first round; `row_D` is the row that is drawn for all nodes."""
     labels_NC = shards.histogram_NC if shards.draw_NC is None else shards.draw_NC
     return Context(
         len(shards.train),
@@ -115,6 +109,7 @@ def context_of(experiment: Experiment, shards: Shards, layout: Layout) -> Contex
         experiment.learner,
         shards.sizes,
         labels_NC if shards.labels.ndim == 1 else None,
+        row_D if experiment.init.shared else None,
     )
 
 
@@ -123,7 +118,8 @@ def setup_bytes(experiment: Experiment, module: nn.Module, context: Context) -> 
     if experiment.method.world == "alone":
         return 0
     told = experiment.method.setup(context)
-    return frozen_bytes(module, context.layout) + ((context.nodes - 1) * wire.size(told) if told else 0)
+    frozen = 0 if experiment.parametrisation.drawn else frozen_bytes(module, context.layout)
+    return frozen + ((context.nodes - 1) * wire.size(told) if told else 0)
 
 
 def frozen_bytes(module: nn.Module, layout: Layout) -> int:
@@ -132,8 +128,8 @@ def frozen_bytes(module: nn.Module, layout: Layout) -> int:
     return wire.size({name: parameters[name].data for name in layout.frozen})
 
 
-def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> tuple[list[Message], Message]:
-    """Node 0's message before and after each transform, and the server's message, found by finishing work never done.
+def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> tuple[Message, Message]:
+    """Node 0's message and the server's, as the method makes them, found by finishing work never done.
 
     Methods are pure, so this changes nothing; it works on meta tensors too.
     """
@@ -151,10 +147,16 @@ def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> t
             f"aggregator.kind = '{experiment.aggregator.kind}' works on models, but method.kind = '{method.kind}' "
             f"sends {', '.join(outbox.common)}; use a method that sends its row, such as 'dsgd'"
         )
-    stages = [{name: value.clone() for name, value in outbox.common.items()}]
-    for transform in experiment.transforms:
-        stages.append(transform.forward(stages[-1]))
-    return stages, down if method.world == "server" else {}
+    message = {name: value.clone() for name, value in outbox.common.items()}
+    return message, down if method.world == "server" else {}
+
+
+def chains(experiment: Experiment, layout: Layout, message: Message, down: Message) -> tuple[Chain, Chain]:
+    """The ways of the messages of nodes and of a server, from the first of each."""
+    method, seed = experiment.method, experiment.seed
+    up = Chain((*method.packing(down=False), *experiment.transforms), message, layout, seed, "transform")
+    steps = (*method.packing(down=True), *experiment.downlink) if down else ()
+    return up, Chain(steps, down, layout, seed, "downlink")
 
 
 def travelling(experiment: Experiment, message: Message) -> Message:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer import wire
 from gossamer.aggregators import Gossiping
+from gossamer.coding import averaged
 from gossamer.engines.local import receivers_at_once
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
 from gossamer.graphs import describe
 from gossamer.groundwork import (
+    chains,
     context_of,
     deal,
     first_messages,
@@ -37,6 +39,7 @@ from gossamer.training import evaluation_batch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from gossamer.coding import Chain
     from gossamer.graphs import GraphFacts
     from gossamer.layout import Layout
     from gossamer.methods import Context
@@ -66,6 +69,11 @@ class Plan:
     participants: int
     samples: tuple[int, ...]
     message_bytes: dict[str, int]
+    """Of the frame of a node's message (up) and of a server's (down); where `fixed` says no, at most."""
+    unpacked_bytes: dict[str, int]
+    """The same without method's packing and transforms."""
+    fixed: dict[str, bool]
+    """Whether frames are as long as planned, up and down, or at most as long."""
     bytes_per_round: float
     bytes_total: int
     setup_bytes: int
@@ -78,13 +86,24 @@ class Plan:
     intensities: tuple[float, ...]
     """On a graph, for each round: the share of the topology's links used, infinite for an all-reduce."""
     at_most: bool
-    """Whether transfers and bytes are upper bounds, since the schedule looks at the models."""
+    """Whether transfers and bytes are upper bounds: the schedule looks at the models, or a transform at the numbers."""
     memory_bytes: dict[str, int]
     graph: GraphFacts | None
     hostile: tuple[int, ...]
     """Hostile nodes, and under a Sybil attack the attacker's identities, which come after all nodes."""
     backend: str
     warnings: tuple[str, ...]
+
+    @property
+    def bytes_per_node(self) -> dict[str, float]:
+        """What a node that takes part sends (up) and gets (down) in a round, on average over the run."""
+        if self.experiment.method.world == "server" and self.needs is None:
+            return {"up": float(self.message_bytes["up"]), "down": float(self.message_bytes["down"])}
+        rounds = (self.bytes_total - self.setup_bytes) / self.rounds / self.participants
+        if self.experiment.method.world != "server":
+            return {"up": rounds, "down": rounds}
+        up, down = self.message_bytes["up"], self.message_bytes["down"]
+        return {"up": rounds * up / (up + down), "down": rounds * down / (up + down)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -93,6 +112,7 @@ class Plan:
         values["intensities"] = ["all" if intensity == ALL else intensity for intensity in self.intensities]
         graph = None if self.graph is None else dataclasses.asdict(self.graph)
         needs = None if self.needs is None else dataclasses.asdict(self.needs)
+        values["bytes_per_node"] = self.bytes_per_node
         return {**values, "experiment": self.experiment.to_dict(), "graph": graph, "needs": needs}
 
 
@@ -108,10 +128,11 @@ def plan(experiment: Experiment) -> Plan:
     base = _INTERPRETER.setdefault(experiment.data.kind, max(0, proportional_set_size() - _data_bytes(shards)))
     module, layout = _on_meta(experiment, shards)
     nodes = len(shards.train)
-    context = context_of(experiment, shards, layout)
     row_D = torch.empty(layout.size, dtype=as_dtype(experiment.dtype), device="meta")
-    stages, down = first_messages(experiment, context, row_D)
-    up_bytes, down_bytes = wire.size(travelling(experiment, stages[-1])), wire.size(down)
+    context = context_of(experiment, shards, layout, row_D)
+    message, heard = first_messages(experiment, context, row_D)
+    up, down = chains(experiment, layout, message, heard)
+    up_bytes, down_bytes = wire.size(travelling(experiment, up.sent)), wire.size(down.sent)
     graph_of_all = besieged(experiment.topology, placement)
     frozen = setup_bytes(experiment, module, context) * nodes
     steps = [experiment.learner.steps_for(size) for size in shards.sizes]
@@ -132,6 +153,8 @@ def plan(experiment: Experiment) -> Plan:
         participants=sent.participants,
         samples=tuple(shards.sizes),
         message_bytes={"up": up_bytes, "down": down_bytes},
+        unpacked_bytes={"up": wire.size(travelling(experiment, message)), "down": wire.size(heard)},
+        fixed={"up": up.fixed, "down": down.fixed},
         bytes_per_round=sum(sent.bytes) / len(sent.bytes),
         bytes_total=sum(sent.bytes) + frozen,
         setup_bytes=frozen,
@@ -139,10 +162,8 @@ def plan(experiment: Experiment) -> Plan:
         seconds=sent.seconds,
         needs=sent.needs,
         intensities=_intensities(experiment),
-        at_most=experiment.schedule.looks,
-        memory_bytes=_memory(
-            experiment, shards, module, context, row_D, stages[0], base, processes, sent.needs, graph_of_all
-        ),
+        at_most=experiment.schedule.looks or not up.fixed or not down.fixed,
+        memory_bytes=_memory(experiment, shards, module, context, row_D, up, base, processes, sent.needs, graph_of_all),
         graph=graph,
         backend=experiment.backend,
         hostile=tuple(placement.hostile.tolist()),
@@ -208,7 +229,7 @@ def _memory(
     module: nn.Module,
     context: Context,
     row_D: Tensor,
-    message: dict[str, Tensor],
+    up: Chain,
     base: int,
     processes: int,
     needs: Needs | None,
@@ -218,15 +239,17 @@ def _memory(
     method, nodes, layout = experiment.method, context.nodes, context.layout
     state, own = method.init(context, row_D)
     receivers = 1 if method.world == "server" else nodes
-    size = {name: value.numel() * value.element_size() for name, value in message.items()}
+    # As messages lie with their receivers, whole numbers as float64.
+    size = {name: value.numel() * value.element_size() for name, value in averaged(up.outlines[0]).items()}
     population = receivers * _nbytes(state) + nodes * _nbytes(own) + row_D.numel() * row_D.element_size()
+    population += nodes * up.memory_bytes()
     folds = method.world == "server" and experiment.aggregator.linear
     if needs is not None:
         population += needs.snapshots * _nbytes(state) + needs.mail * sum(size.values())
     elif folds:
         population += (2 + 16 * processes) * sum(size.values())
     else:
-        population += nodes * sum(size.values()) * (2 if experiment.transforms and method.world == "graph" else 1)
+        population += nodes * sum(size.values()) * (2 if up.steps and method.world == "graph" else 1)
         if method.world == "graph":
             edges = len(edges_of(topology, nodes, experiment.seed))
             population += receivers_at_once(nodes, edges + nodes) * sum(size.values())

@@ -143,4 +143,4 @@ def as_dtype(name: str) -> torch.dtype:
     """torch's dtype of a name."""
     import torch
 
-    return {"float32": torch.float32, "float64": torch.float64}[name]
+    return {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}[name]

@@ -55,6 +55,12 @@ class Scene:
     """The dice of a hostile node in this round; -1: of all of them together."""
     start_dice: Callable[[int], np.random.Generator]
     """Dice that are the same in all rounds."""
+    kept: tuple[tuple[int, int, int], ...] = ()
+    """(start, stop, count) of each part of the row: how many of its numbers a model uses at a time (of the edges of a
+    supermask, those of the sub-network)."""
+    accuracy_if: Callable[[Tensor], float] | None = None
+    """At a server: the accuracy, on what the hostile nodes train on, of the model that the receiver's rule would make
+    of the honest messages and of these [H, D]."""
     memory: dict[str, Tensor] = field(default_factory=dict)
     """What the attacker remembers of earlier rounds ([H, ...] each, see `Attack.memory`), to be changed in place."""
     receiver_D: Tensor | None = None

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 class Malformed(Attack):
-    """Hostile nodes send messages that receivers cannot use: of the wrong shape, type or size, or without a field."""
+    """Hostile nodes send messages that receivers cannot use: of the wrong shape, type or size, without a field, or
+    blank, which is no ranking and no sorted list of places."""
 
     kind: Literal["malformed"] = "malformed"
-    fault: Literal["shape", "dtype", "size", "missing"] = Field(
+    fault: Literal["shape", "dtype", "size", "missing", "blank"] = Field(
         default="shape",
         description="shape (a row [1, ...] instead of [...]), dtype (bool), size (one number short), missing (the "
-        "first field is left out)",
+        "first field is left out), blank (all zeros: refused where these are no message)",
     )
 
     def mangle(self, message: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -28,6 +29,8 @@ class Malformed(Attack):
         return {name: self._faulty(tensor) for name, tensor in message.items()}
 
     def _faulty(self, tensor: Tensor) -> Tensor:
+        if self.fault == "blank":
+            return tensor.new_zeros(tensor.shape)
         if self.fault == "shape":
             return tensor[None]
         if self.fault == "dtype":

@@ -117,6 +117,7 @@ def _facts(one: Plan) -> list[list[str]]:
         ["aggregator", rule_in_words(table["aggregator"])] if experiment.aggregator.kind != "mean" else [],
         ["hostile", planned(one)],
         ["transforms", ", ".join(in_words("transforms", part) for part in table["transforms"])],
+        ["downlink", ", ".join(in_words("downlink", part) for part in table["downlink"])],
         ["rounds", rounds if one.participants < one.nodes else str(one.rounds)],
     ]
     if experiment.method.world == "alone":
@@ -132,7 +133,8 @@ def _facts(one: Plan) -> list[list[str]]:
         when = "" if graph.rounds == 1 else " (round 1)"
         lines.append([f"who hears whom{when}", "\n".join(told) + more])
     lines += [
-        ["message", f"{size(one.message_bytes['up'])} up, {size(one.message_bytes['down'])} down"],
+        ["message", f"{_message(one, 'up')} up, {_message(one, 'down')} down"],
+        ["a node and round", f"{_each(one, 'up')} up, {_each(one, 'down')} down"],
         ["over time", _over_time(one)],
         ["simulated time", f"{one.seconds[-1]:.4g} s, {_clock(one)}"],
         [
@@ -145,6 +147,23 @@ def _facts(one: Plan) -> list[list[str]]:
         ["back end", one.backend],
     ]
     return [line for line in lines if line and line[1]]
+
+
+def _message(one: Plan, way: str) -> str:
+    """'51.4 kB', or what is left of it: '6.4 kB (12 % of 51.4 kB)'."""
+    from gossamer.units import size
+
+    now, before = one.message_bytes[way], one.unpacked_bytes[way]
+    text = ("" if one.fixed[way] else "at most ") + size(now)
+    return text if now == before else f"{text} ({100 * now / before:.3g} % of {size(before)})"
+
+
+def _each(one: Plan, way: str) -> str:
+    from gossamer.units import size
+
+    return ("" if one.fixed[way] and not one.experiment.schedule.looks else "at most ") + size(
+        round(one.bytes_per_node[way])
+    )
 
 
 def _graph_lines(topology: Topology, graph: GraphFacts) -> list[list[str]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer.adversary import Struck
+from gossamer.clocks import nanoseconds
 from gossamer.engines import Round
 from gossamer.engines.receiving import Receiving
 from gossamer.federation import Outcome, Work
@@ -117,7 +118,8 @@ class Events:
     def _send(self, operation: Send) -> None:
         federation = self.federation
         state = federation.population.state_of(operation.node)
-        for name, value in federation.travelled({name: state[name] for name in federation.mail}).items():
+        message = {name: state[name] for name in federation.mail}
+        for name, value in federation.travelled(message, operation.node, nanoseconds(operation.time)).items():
             federation.mail[name][operation.slot].copy_(value)
 
     def _mix(self, operation: Mix, round: int) -> None:
@@ -139,7 +141,9 @@ class Events:
         """Both nodes take the mean of their models, at once (Lian et al. 2018)."""
         federation, pair = self.federation, sorted((operation.a, operation.b))
         states = [federation.population.state_of(node) for node in pair]
-        sent = [federation.travelled({name: state[name] for name in federation.mail}) for state in states]
+        now = nanoseconds(operation.time)
+        messages = [{name: state[name] for name in federation.mail} for state in states]
+        sent = [federation.travelled(message, node, now) for message, node in zip(messages, pair, strict=True)]
         inboxes = []
         for own, node in enumerate(pair):
             fields = {}

@@ -152,8 +152,8 @@ def _at_server(federation: Federation, result: Round, folds: dict[str, Fold]) ->
     clock = time.perf_counter()
     participants = result.participants
     result.communicated, result.transfers = True, 2 * len(participants)
-    result.sent_N[participants] = federation.up_bytes
-    result.received_N[participants] = federation.down_bytes
+    result.sent_N[participants] = federation.sent_bytes.numpy()[participants]
+    result.received_N[participants] = federation.told_bytes(result.round)
     struck = _strike(federation, result, None)
     heard = np.setdiff1d(participants, struck.absent) if struck.absent else participants
     weights = [outcome.weight for outcome in result.outcomes if outcome.node not in struck.absent]
@@ -185,20 +185,17 @@ def _at_server(federation: Federation, result: Round, folds: dict[str, Fold]) ->
 def _on_graph(federation: Federation, backend: Backend, result: Round, exchanges: list[Exchange]) -> None:
     """Exchange after exchange; all but the last change what is sent, the last is merged."""
     round, participants = result.round, result.participants
-    for exchange in exchanges:
-        result.transfers += exchange.transfers
-        result.communicated = result.transfers > 0
-        sent_N, received_N = federation.exchanges.traffic(exchange, participants)
-        result.sent_N += sent_N
-        result.received_N += received_N
     for exchange in exchanges[:-1]:
+        _count(federation, result, exchange)
         clock = time.perf_counter()
         mixed = {name: rows.clone() for name, rows in federation.sent.items()}
         for receiver, inbox in _inboxes(federation, exchange, result, _strike(federation, result, exchange)):
             for name, value in inbox.fields.items():
                 mixed[name][receiver].copy_(value)
-        federation.send_again(mixed, participants)
+        federation.send_again(mixed, participants, exchange.round + 1)
         result.seconds["exchange"] += time.perf_counter() - clock
+    if exchanges:
+        _count(federation, result, exchanges[-1])
     clock = time.perf_counter()
     struck = _strike(federation, result, exchanges[-1]) if exchanges else Struck()
     if exchanges and _straight(federation, exchanges[-1], result):
@@ -211,6 +208,16 @@ def _on_graph(federation: Federation, backend: Backend, result: Round, exchanges
         federation.merge(receiver, inbox, federation.view(receiver, round, participants))
         result.seconds["merge"] += time.perf_counter() - clock
         clock = time.perf_counter()
+
+
+def _count(federation: Federation, result: Round, exchange: Exchange) -> None:
+    """Note what travels in an exchange."""
+    result.transfers += exchange.transfers
+    result.communicated = result.transfers > 0
+    sizes_N = federation.sent_bytes.numpy()
+    sent_N, received_N = federation.exchanges.traffic(exchange, result.participants, sizes_N)
+    result.sent_N += sent_N
+    result.received_N += received_N
 
 
 def _straight(federation: Federation, exchange: Exchange, result: Round) -> bool:
@@ -353,7 +360,8 @@ def _mixed(
 ) -> dict[str, Tensor]:
     """W @ rows for a block of receivers, [B, ...] for each field; the own row is exact where messages are not.
 
-    Where a rule found another matrix for every field, they come by name, and messages are exact.
+    With 'choco' a receiver moves by a part of what its copy lacks to the mean of the copies. Where a rule found another
+    matrix for every field, they come by name, and messages are exact.
     """
     if isinstance(weights_NN, dict):
         found = {}
@@ -362,7 +370,8 @@ def _mixed(
             found[name] = buffer[: len(block)]
         return found
     part_BN = weights_NN[block]
-    if federation.exact:
+    step = federation.consensus_step
+    if federation.exact and step is None:
         # What others decode of a row is not quite the row: the own part is added from the exact one.
         places = np.repeat(block, np.diff(part_BN.indptr))
         part_BN.data[part_BN.indices == places] = 0.0
@@ -371,7 +380,10 @@ def _mixed(
     for name, buffer in outs.items():
         rows_ND, out = federation.sent[name], buffer[: len(block)]
         mix(part_BN, rows_ND.flatten(1), out.flatten(1))
-        if name in federation.exact:
+        if step is not None:
+            for place, receiver in enumerate(block.tolist()):
+                out[place].sub_(rows_ND[receiver]).mul_(step).add_(federation.exact[name][receiver])
+        elif name in federation.exact:
             for place, receiver in enumerate(block.tolist()):
                 out[place].add_(federation.exact[name][receiver], alpha=float(own_N[receiver]))
         mixed[name] = out

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from gossamer.layout import Layout
     from gossamer.learners import Learner
+    from gossamer.passages import Step
     from gossamer.topologies import Array
 
     State = dict[str, Tensor]
@@ -44,6 +45,8 @@ class Context:
     labels_NC: Array | None = None
     """Training items of each class at each node (or its probabilities, where nodes draw), None where an item has no
     single class; a method that uses them says so in `setup`."""
+    start_D: Tensor | None = None
+    """The row that all nodes start from, which each can draw from the seed; None where they start apart."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,11 @@ class Method(Plug):
     def setup(self, context: Context) -> State:
         """On a graph: what each node tells all others before the first round; its bytes count as set-up."""
         return {}
+
+    def packing(self, down: bool) -> tuple[Step, ...]:
+        """What is done to messages of a form of their own (a ranking in few bits) before any transform: to those that
+        nodes send, or (`down`) to those of a server."""
+        return ()
 
     def publish(self, state: State, view: View) -> State:
         """The message to the nodes: what the receiver's state says to those who train."""
