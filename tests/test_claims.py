@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gossamer.errors import ExperimentError
-from gossamer.studies.claims import FAILS, HOLDS, OPEN, Bar, Term, judge, middle, parse
+from gossamer.studies.claims import Term, parse
+from gossamer.studies.verdicts import FAILS, HOLDS, OPEN, Bar, judge, middle
 
 ARMS = {
     "single": {"merged": 0.75, "local": 0.5, "bytes": 12.0},
@@ -56,7 +57,11 @@ def test_values_are_those_of_python(text):
 
 
 @given(
-    st.lists(st.sampled_from([*NAMES, *"+-*/(),.'\"", " ", "1", "0.5", "min", "reaches", "a", "=", "if", "[", "\n"]))
+    st.lists(
+        st.sampled_from(
+            [*NAMES, *"+-*/(),.'\"", " ", "1", "0.5", "min", "reaches", "within", "a", "=", "if", "[", "\n"]
+        )
+    )
 )
 def test_any_text_is_understood_or_refused_in_one_line(parts):
     text, asked, refusal = "".join(parts), [], ""
@@ -87,6 +92,20 @@ def test_quoted_arms_and_terms_are_told_apart():
     for term in parsed.terms:
         assert parse(str(term)).terms == (term,)
     assert parse("a.merged - a.merged").terms == (Term("a", "merged"),)
+
+
+@given(st.sampled_from(["ring", "all-reduce", "0.2", "if"]), st.integers(0, 10**15 - 1) | st.floats(0, 1e300))
+def test_what_a_budget_buys_is_a_term_of_its_own(arm, budget):
+    parsed = parse(f'within("{arm}", merged, {budget}) - 2 * reaches("{arm}", merged, 0.5) / ring.bytes')
+    term, until, whole = parsed.terms
+    assert (term, until, whole) == (
+        Term(arm, "merged", budget=float(budget)),
+        Term(arm, "merged", 0.5),
+        Term("ring", "bytes"),
+    )
+    assert parsed.value({term: 0.75, until: 3.0, whole: 12.0}.__getitem__) == 0.25
+    (again,) = parse(str(term)).terms
+    assert again.budget == (budget if isinstance(budget, int) else pytest.approx(budget, rel=1e-14))
 
 
 def test_the_extreme_over_a_factor_is_a_term_of_its_own():
@@ -120,11 +139,13 @@ def test_what_is_undefined_stays_undefined():
         ("single.merged if single.local else 0", "is no arithmetic"),
         ("single.merged.real", "is no arithmetic"),
         ("__import__('os').system", "is no arithmetic"),
-        ("open('x')", "no function 'open'; there are min, max, abs and reaches"),
+        ("open('x')", "no function 'open'; there are min, max, abs and reaches(arm, metric, 0.7), within(arm, metric,"),
         ("(lambda: single.merged)()", "is no arithmetic"),
         ("[single.merged][0]", "is no arithmetic"),
         ("True * single.merged", "is no arithmetic"),
         ("1j * single.merged", "is no arithmetic"),
+        ("single.merged - ...", "is no arithmetic"),
+        ("single.merged - None", "is no arithmetic"),
         ("min(single.merged)", "min() takes two values or more"),
         ("min(*single.merged, 1)", "is no arithmetic"),
         ("max(single.merged, key=abs)", "max() takes values without names"),
@@ -136,6 +157,14 @@ def test_what_is_undefined_stays_undefined():
         ("reaches(single, 'local', 0.7)", "reaches() takes"),
         ("reaches(single, local, True)", "reaches() takes"),
         ("reaches(single, local, ring.local)", "reaches() takes"),
+        ("reaches(single, local, False)", "reaches() takes"),
+        ("within(single, merged)", "within() takes an arm, a metric and a number, e.g. within(single, local, 2e6)"),
+        ("within(single.merged, 2e6)", "within() takes"),
+        ("within(single, merged, '2 MB')", "within() takes"),
+        ("within(single, merged, True)", "within() takes"),
+        ("within(single, merged, -1)", "within() takes"),
+        ("within(single, merged, 1e999)", "too large"),
+        ("within(single, merged, bytes=1)", "within() takes values without names"),
         ("1" + "0" * 400 + " * single.merged", "too large"),
         ("-" * 99 + "single.merged", "more than 50 operations"),
         ("(" * 5000 + "single.merged" + ")" * 5000, "is no arithmetic"),
@@ -206,6 +235,7 @@ def test_nothing_is_decided_in_favour_where_a_seed_is_missing(bar, values, hole)
     assert (got.value, got.interval) == (without.value, without.interval)
     assert ("missing" if hole is None else "no value in 1 of") in got.note
     assert judge(bar, [hole, hole]).value is None
+    assert ("out of bytes" in judge(bar, [hole], "out of bytes").note) == (hole is not None)
 
 
 def test_a_value_at_the_bar_passes_in_spite_of_rounding():

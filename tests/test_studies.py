@@ -6,8 +6,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from command_line import command_line, write  # noqa: F401 - the fixture `call`
 from scipy import stats
@@ -18,51 +16,11 @@ import gossamer
 from gossamer.arms import load_arms
 from gossamer.errors import RunError
 from gossamer.studies.agenda import Pace, Standing, Task
+from gossamer.studies.drawing import heat
 from gossamer.studies.findings import find
-from gossamer.studies.outcomes import METRICS, outcome, reaches
-from gossamer.studies.results import arms_cells, number
+from gossamer.studies.outcomes import METRICS
+from gossamer.studies.results import arms_cells, crossed_cells, number, results
 from gossamer.studies.study import find_study, read_study
-
-
-def synthetic_with(folder, column, values):
-    """A run of three rounds with these values in a column of its table of rounds."""
-    run = synthetic_run(folder, [[0.5]] * 3)
-    at = run.rounds.column_names.index(column)
-    kind = run.rounds.schema.field(column)
-    run.__dict__["rounds"] = run.rounds.set_column(at, kind, pa.array(values, kind.type))
-    return run
-
-
-# ---- metrics -------------------------------------------------------------------------------------------------
-
-
-def test_metrics_are_those_of_the_tables(tmp_path):
-    run = synthetic_run(
-        tmp_path / "a", [[0.1, 0.3], [0.7, 0.9], [0.5, 0.9]], merged_R=[0.2, 0.95, 0.9], bytes_per_round=7
-    )
-    expected = {"merged": 0.9, "local": 0.7, "worst": 0.5, "best_merged": 0.95, "best_local": 0.8, "bytes": 21}
-    assert {name: outcome(run, name) for name in expected} == pytest.approx(expected)
-    assert outcome(run, "consensus_distance") == pytest.approx(1.5 * 0.8**2)
-    for column, values, value in (
-        ("transfers", [1, 2, 4], 7),
-        ("simulated_seconds", [1.0, 2.5, 6.0], 6.0),
-        ("mergeability_gap", [0.3, 0.2, None], 0.2),
-    ):
-        assert outcome(synthetic_with(tmp_path / column, column, [None] * 3), column) is None
-        assert outcome(synthetic_with(tmp_path / f"{column}-there", column, values), column) == value
-    assert outcome(synthetic_run(tmp_path / "s", [], merged_R=[0.4], world="server"), "local") is None
-
-
-def test_a_target_is_reached_in_the_first_measured_round_or_never(tmp_path):
-    run = synthetic_run(tmp_path / "a", [[0.1, 0.3], [0.7, 0.9], [0.6, 0.6], [0.9, 0.9]], merged_R=[0.5] * 4)
-    every_second = np.isin(run.metrics["round"].to_numpy(), [2, 4])
-    assert (reaches(run, "local", 0.8), reaches(run, "worst", 0.8), reaches(run, "merged", 0.5)) == (2, 4, 1)
-    assert reaches(run, "merged", 0.51) == math.inf
-    run.__dict__["metrics"] = run.metrics.filter(every_second)
-    assert reaches(run, "local", 0.1) == 2
-    run.__dict__["metrics"] = run.metrics.filter(np.zeros(run.metrics.num_rows, dtype=bool))
-    assert reaches(run, "local", 0.1) is None
-
 
 # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -105,6 +63,22 @@ def test_a_study_is_its_arms_with_what_quick_overrides(call):
         (changed('name = "soon perfect"', ""), "claims, table 3: name is missing"),
         (changed("soon perfect", "talking | helps"), "claim 'talking | helps': there are two of this name"),
         (changed("local, 1)", "bytes, 1)"), "reaches(ring, bytes, 1): what can be reached is merged, local, worst"),
+        (
+            changed("local, 1)", "late_local, 1)"),
+            "reaches(ring, late_local, 1): what can be reached is merged, local, w",
+        ),
+        (
+            changed('"ring.merged"', '"within(ring, bytes, 2e6)"'),
+            "within(ring, bytes, 2000000): what has a value round",
+        ),
+        (changed('"ring.merged"', '"within(ring, best_local, 1)"'), "what has a value round by round is merged, local"),
+        (changed('"ring.merged"', '"within(rong, local, 1)"'), "no arm 'rong'; did you mean 'ring'?"),
+        (changed('"ring.merged"', '"within(ring, lokal, 1)"'), "no metric 'lokal'; did you mean 'local'?"),
+        (
+            changed('metric = "local"', 'metric = "local"\nover = "seconds"'),
+            "plots, table 1: over = 'seconds': input should be 'rounds' or",
+        ),
+        (changed('["no-talk", "ring"]', '[]\nover = "bytes"'), 'plots, table 2: over = "bytes" is for curves'),
         (changed('kind = "curves"', 'kind = "pie"'), "plots, table 1: kind = 'pie'"),
         (changed('metric = "local"', 'metric = "bytes"'), "plots, table 1: metric = 'bytes' is no curve over rounds"),
         (
@@ -179,6 +153,82 @@ def test_the_table_has_means_and_intervals_of_what_was_measured(call, tmp_path):
     assert ring[:4] == ["ring", "0.800", f"0.625 ± {half:.3f}", "0.500"]
     assert alone[:3] == ["no-talk", "–", f"0.625 ± {half:.3f}"]
     assert alone[-1] == "1.00 kB"
+
+
+def test_arms_are_paired_at_equal_bytes_and_what_no_budget_buys_is_undefined(call, tmp_path):
+    study(changed('"ring.merged"', "'within(ring, local, 2e3) - within(\"no-talk\", local, 2e3)'"))
+    told = {"ring": (500, [0.25, 0.5, 0.75, 1.0, 0.0]), "no-talk": (1000, [0.0, 0.125, 0.25, 0.5, 0.75])}
+    runs = {
+        arm: {
+            s: synthetic_run(tmp_path / f"{arm}{s}", [[value / (1 + s)] for value in of], bytes_per_round=each, seed=s)
+            for s in (0, 1)
+        }
+        for arm, (each, of) in told.items()
+    }
+    found = find(read_study(find_study("tiny")), (0, 1), runs)
+    assert found.claims[1].per_seed == (1.0 - 0.125, (1.0 - 0.125) / 2), "four rounds of one, two of the other"
+    runs["no-talk"][1] = synthetic_run(tmp_path / "dear", [[0.5]] * 5, bytes_per_round=2001, seed=1)
+    talking, budgeted, _ = find(read_study(find_study("tiny")), (0, 1), runs).claims
+    assert budgeted.per_seed[0] == 0.875
+    assert math.isnan(budgeted.per_seed[1])
+    assert "no value in 1 of 2 seeds (nothing was measured within the bytes" in budgeted.judgement.note
+    assert None not in talking.per_seed
+    study(changed('"ring.merged"', "'within(ring, merged, 2e3)'"))
+    with pytest.raises(RunError, match=r"within\(ring, merged, 2000\) was not measured by"):
+        find(read_study(find_study("tiny")), (0, 1), runs)
+
+
+@pytest.mark.parametrize("asked", ["claim", "plot", "nothing"])
+def test_late_metrics_are_told_where_a_claim_or_a_plot_is_about_them(call, tmp_path, asked):
+    text = changed("ring.merged", "ring.late_merged") if asked == "claim" else TINY
+    study(text.replace('["merged", "local", "worst"]', '["late_merged"]') if asked == "plot" else text)
+    curve_R = [0.0] * 5 + [0.5] * 5 + [1.0] * 5
+    runs = {arm: {0: synthetic_run(tmp_path / arm, [[v] for v in curve_R], curve_R)} for arm in ("ring", "no-talk")}
+    found = find(read_study(find_study("tiny")), (0,), runs)
+    names, (ring, _) = arms_cells(found)
+    assert ("late merged" in names, "late local" in names) == (asked != "nothing", False)
+    of_ring = results(found)["arms"]["ring"]
+    assert [name for name in of_ring if name.startswith("late")] == (["late_merged"] if asked != "nothing" else [])
+    assert {"best_merged", "best_local"} <= of_ring.keys()
+    if asked != "nothing":
+        assert ring[names.index("late merged")] == "0.750"
+        assert of_ring["late_merged"] == [0.75]
+    if asked == "claim":
+        assert found.claims[1].per_seed == (0.75,)
+
+
+CROSSED = f"""
+title = "Rules"
+{BASE}
+hostile = {{ count = 1 }}
+[cross.rule.mean]
+[cross.rule.median]
+aggregator = "median"
+[cross.attack.ipm]
+attack = "ipm"
+[cross.attack.none]
+[[claims]]
+name = "stands up"
+value = "worst(median, late_local) - worst(mean, late_local)"
+at_least = 0
+[[plots]]
+kind = "heatmap"
+metric = "late_local"
+"""
+
+
+def test_late_metrics_of_crossed_arms_have_a_worst_and_a_heat_map(call, tmp_path):
+    study(CROSSED, "rules")
+    ends = {"mean--ipm": 0.25, "mean--none": 0.75, "median--ipm": 0.5, "median--none": 0.625}
+    runs = {arm: {0: synthetic_run(tmp_path / arm, [[0.0]] + [[end]] * 9 + [[0.0]])} for arm, end in ends.items()}
+    found = find(read_study(find_study("rules")), (0,), runs)
+    assert found.claims[0].per_seed == pytest.approx((0.9 * (0.5 - 0.25),))
+    ((text, (names, cells)),) = crossed_cells(found)
+    assert text.startswith("Local accuracy, last ten rounds, mean over seeds (worst: the lowest")
+    assert (names, cells[0]) == (["", "ipm", "none", "worst"], ["mean", "0.225", "0.675", "0.225"])
+    figure = heat(found, found.study.plots[0])
+    assert [text.get_text() for text in figure.axes[0].texts] == [".23", ".68", ".23", ".45", ".56", ".45"]
+    assert results(found)["arms"]["mean--ipm"]["late_local"] == pytest.approx([0.225])
 
 
 def test_numbers_that_json_has_not_are_words_or_null():

@@ -17,9 +17,20 @@ import gossamer
 from gossamer.errors import DataError, NodeError, RunError
 from gossamer.studies import crew
 
+OVER_BYTES = """
+[[plots]]
+kind = "curves"
+metric = "local"
+over = "bytes"
+[[claims]]
+name = "cheap"
+value = 'within(ring, local, 1e12) - ring.local + within("no-talk", local, 0) - "no-talk".local'
+between = [0, 0]
+"""
+
 
 def test_results_are_those_of_the_runs_and_a_second_call_runs_nothing(call):
-    study()
+    study(TINY + OVER_BYTES)
     code, out, err = call("study", "run", "tiny")
     assert code == 0
     assert "4 of 4 runs done" in err
@@ -33,7 +44,8 @@ def test_results_are_those_of_the_runs_and_a_second_call_runs_nothing(call):
         for name, key in (("local", "test_accuracy"), ("worst", "worst_node"), ("bytes", "bytes")):
             assert told["arms"][arm][name] == pytest.approx([summaries[arm, seed][key] for seed in (0, 1)])
     assert "merged" not in told["arms"]["no-talk"]
-    talking, perfect, soon = told["claims"]
+    talking, perfect, soon, cheap = told["claims"]
+    assert (cheap["verdict"], cheap["per_seed"]) == ("holds", [0, 0]), "what sends nothing keeps within any budget"
     paired = [summaries["ring", s]["test_accuracy"] - summaries["no-talk", s]["test_accuracy"] for s in (0, 1)]
     assert talking["per_seed"] == pytest.approx(paired)
     assert talking["interval"] == pytest.approx(stats.t.interval(0.95, 1, np.mean(paired), stats.sem(paired)))
@@ -43,7 +55,7 @@ def test_results_are_those_of_the_runs_and_a_second_call_runs_nothing(call):
     for text in ("# Talking", "What a ring is worth.", "| talking \\| helps |", "**does not hold**", "`. Figure 1"):
         assert text in page
     assert re.search(r"!\[.*\]\(curves-local.png\)", page)
-    for path in ("curves-local.png", "bars-merged-local-worst.png"):
+    for path in ("curves-local.png", "curves-local-bytes.png", "bars-merged-local-worst.png"):
         assert (Path("studies/tiny/results") / path).read_bytes().startswith(b"\x89PNG")
     assert all(claim in out for claim in ("talking | helps", "merging makes perfect", "∞", "does not hold"))
 

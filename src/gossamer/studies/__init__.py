@@ -30,8 +30,10 @@
     [[plots]]
     kind = "curves"                         # or "bars" with metrics = ["merged", "local"], or "heatmap" of crossed arms
     metric = "merged"
+    over = "bytes"                          # curves along what was sent so far; default: along rounds
     arms = ["single", "none"]               # all without it
 
 What there is to run and to judge is in `contents` and `claims`; the runs that are left in `agenda`, and `crew` where
-they are played side by side; what the finished ones say in `outcomes` and `findings`, and as files in `results`.
+they are played side by side; what the finished ones say in `outcomes`, `verdicts` and `findings`, and as files in
+`results`.
 """

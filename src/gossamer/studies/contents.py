@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from gossamer.arms import experiments_of, read_file
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment, Section
-from gossamer.studies.claims import Bar, Expression, Term, parse
+from gossamer.studies.claims import Expression, Term, parse
 from gossamer.studies.crossing import Cross, crossed_experiments, kept_pairs, read_cross
 from gossamer.studies.outcomes import METRICS
+from gossamer.studies.verdicts import Bar
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -65,6 +66,7 @@ class Plot(Section):
         default="",
         description="curves: what is drawn after each round, a line for each arm; heatmap: the end of crossed arms",
     )
+    over: Literal["rounds", "bytes"] = Field(default="rounds", description="curves: what they run along")
     metrics: list[str] = Field(default=[], description="bars: what is drawn of the end, a group of bars for each arm")
 
     @model_validator(mode="after")
@@ -75,6 +77,8 @@ class Plot(Section):
             raise ValueError('heat maps show one metric of all crossed arms: metric = "merged"')
         if self.kind == "bars" and (not self.metrics or self.metric):
             raise ValueError('bars show a list of metrics: metrics = ["merged", "local"]')
+        if self.kind != "curves" and self.over != "rounds":
+            raise ValueError(f'over = "{self.over}" is for curves')
         return self
 
     @property
@@ -85,7 +89,7 @@ class Plot(Section):
     @property
     def file_name(self) -> str:
         """Name of the file, without its ending."""
-        return self.name or "-".join([self.kind, *self.shown])
+        return self.name or "-".join([self.kind, *self.shown, *(["bytes"] if self.over == "bytes" else [])])
 
 
 class _Head(Section):
@@ -235,6 +239,8 @@ def _claims(tables: list[Table], arms: Mapping[str, Any], cross: Cross | None) -
                 raise ExperimentError(f"{where}: {term}: of '{term.metric}' more is worse; write most(...)")
             if term.target is not None and term.metric not in CLIMBING:
                 raise ExperimentError(f"{where}: {term}: what can be reached is {', '.join(CLIMBING)}")
+            if term.budget is not None and term.metric not in CURVES:
+                raise ExperimentError(f"{where}: {term}: what has a value round by round is {', '.join(CURVES)}")
         claims[claim.name] = claim
     return tuple(claims.values())
 
@@ -249,8 +255,10 @@ def _require_arm(term: Term, arms: Mapping[str, Any], cross: Cross | None, where
         _require([term.arm], dict.fromkeys([*cross.rows, *cross.columns]), where, "level")
 
 
-CLIMBING = [name for name, metric in METRICS.items() if metric.by_round and metric.unit == "accuracy"]
-"""The metrics that have a value after each round and are better the higher."""
+CURVES = [name for name, metric in METRICS.items() if metric.by_round]
+"""The metrics that have a value after each round."""
+CLIMBING = [name for name in CURVES if METRICS[name].unit == "accuracy"]
+"""Those of them that are better the higher."""
 
 
 def _plot(table: Table, arms: Mapping[str, Any], cross: Cross | None, where: str) -> Plot:
@@ -259,11 +267,11 @@ def _plot(table: Table, arms: Mapping[str, Any], cross: Cross | None, where: str
     _require(plot.shown, METRICS, where, "metric")
     if plot.kind == "heatmap" and cross is None:
         raise ExperimentError(f"{where}: a heat map is of crossed arms, and there is no table [cross]")
-    metrics = [METRICS[name] for name in plot.shown]
-    if plot.kind == "curves" and not metrics[0].by_round:
-        possible = ", ".join(name for name, metric in METRICS.items() if metric.by_round)
-        raise ExperimentError(f"{where}: metric = '{plot.metric}' is no curve over rounds; these are: {possible}")
-    if len({metric.unit for metric in metrics}) > 1:
+    if plot.kind == "curves" and plot.metric not in CURVES:
+        raise ExperimentError(
+            f"{where}: metric = '{plot.metric}' is no curve over rounds; these are: {', '.join(CURVES)}"
+        )
+    if len({METRICS[name].unit for name in plot.shown}) > 1:
         raise ExperimentError(f"{where}: metrics = {plot.metrics}: give each unit a plot of its own")
     return plot
 

@@ -1,4 +1,4 @@
-"""The figures of a study: metrics over rounds, at the end with every seed as a dot, and of crossed arms in colours."""
+"""Figures of a study: metrics over rounds or bytes, at the end with every seed as a dot, crossed arms as colours."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from gossamer import units
 from gossamer.heatmaps import heatmap
-from gossamer.plots import GRID, HUES, INK, blank, legend, looks, title
+from gossamer.plots import GRID, HUES, INK, OVER, blank, legend, looks, title
 from gossamer.record import whole
 from gossamer.studies.matrices import WORST, matrix
-from gossamer.studies.outcomes import METRICS, Metric, outcome, series
+from gossamer.studies.outcomes import METRICS, Array, Metric, outcome, sent, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Arms = Mapping[str, Sequence["Run"]]
 DOTS = 150
 """Pixels for an inch of a PNG file."""
+MB = 1e6
 FAR = 30
 """Values that lie further apart than this factor are drawn on a log axis."""
 
@@ -59,41 +60,78 @@ def draw(found: Findings, folder: Path) -> list[Path]:
 def curves(arms: Arms, plot: Plot, look: Mapping[str, Any]) -> Figure | None:
     """A metric after each round: a line for each arm, the mean over seeds, the range of the seeds shaded.
 
-    None where no run has measured it.
+    It runs along the rounds, or along what had been sent by their ends, which is a mean over seeds too. None where no
+    run has measured it.
     """
-    metric, seeds = METRICS[plot.metric], set[int]()
-    figure, ax = blank(7.2, 4.2)
-    for arm, runs in arms.items():
-        measured = [
-            (rounds_R, values_R) for rounds_R, values_R in (series(run, metric) for run in runs) if len(rounds_R)
-        ]
-        if not measured:
-            continue
-        common_R = measured[0][0]
-        for rounds_R, _ in measured[1:]:
-            common_R = np.intersect1d(common_R, rounds_R)
-        values_SR = np.stack([values_R[np.isin(rounds_R, common_R)] for rounds_R, values_R in measured])
-        seeds.add(len(measured))
-        if len(measured) > 1:
-            band = {"color": look[arm].colour, "alpha": 0.16, "linewidth": 0}
-            ax.fill_between(common_R, values_SR.min(0), values_SR.max(0), **band)
-        marker = "o" if len(common_R) == 1 else None
-        style = {"color": look[arm].colour, "linestyle": look[arm].dash, "linewidth": 2, "marker": marker}
-        ax.plot(common_R, values_SR.mean(0), label=arm, **style)
-    if not seeds:
+    metric = METRICS[plot.metric]
+    lines = {arm: line for arm, runs in arms.items() if (line := _line(runs, plot)) is not None}
+    if not lines:
         return None
-    _labels(ax, plot.title or _capital(metric.words), seeds, "mean and range of")
+    seeds = {len(values_SR) for _, values_SR in lines.values()}
+    figure, ax = blank(7.2, 4.2)
+    if plot.over == "bytes":
+        _along_bytes(ax, np.concatenate([x_R for x_R, _ in lines.values()]))
+    for arm, (x_R, values_SR) in lines.items():
+        if plot.over == "bytes" and not x_R.any():
+            dots = {"color": look[arm].colour, "linestyle": (0, (1, 2)), "linewidth": 1.8}
+            ax.axhline(values_SR[:, -1].mean(), label=f"{arm} (sends nothing)", **dots)
+            continue
+        if ax.get_xscale() == "log":
+            x_R, values_SR = x_R[x_R > 0], values_SR[:, x_R > 0]
+        if len(values_SR) > 1:
+            band = {"color": look[arm].colour, "alpha": 0.16, "linewidth": 0}
+            ax.fill_between(x_R, values_SR.min(0), values_SR.max(0), **band)
+        marker = "o" if len(x_R) == 1 else None
+        style = {"color": look[arm].colour, "linestyle": look[arm].dash, "linewidth": 2, "marker": marker}
+        ax.plot(x_R, values_SR.mean(0), label=arm, **style)
+    _labels(ax, plot.title or _capital(metric.words) + OVER[plot.over], seeds, "mean and range of")
     drawn = [float(y) for line in ax.lines for y in np.ravel(line.get_ydata())]
     if metric.unit == "number" and min(drawn) > 0 and max(drawn) > FAR * min(drawn):
         ax.set_yscale("log")
     else:
         _from_zero(ax.yaxis, metric, min(drawn), max(drawn))
-    ax.set_xlabel("round")
     ax.set_ylabel(metric.words)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_xlim(0, None)
+    if plot.over == "rounds":
+        ax.set_xlabel("round")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    if ax.get_xscale() != "log":
+        ax.set_xlim(0, None)
     legend(figure, ax)
     return figure
+
+
+def _line(runs: Sequence[Run], plot: Plot) -> tuple[Array, Array] | None:
+    """x [R] and values [S, R] of an arm at the rounds in which all seeds have measured what is drawn; None without
+    such.
+
+    x are these rounds, or what had been sent by their ends: in MB, the mean over seeds.
+    """
+    measured = [(run, *series(run, METRICS[plot.metric])) for run in runs]
+    measured = [(run, rounds_R, values_R) for run, rounds_R, values_R in measured if len(rounds_R)]
+    if not measured:
+        return None
+    common_R = measured[0][1]
+    for _, rounds_R, _ in measured[1:]:
+        common_R = np.intersect1d(common_R, rounds_R)
+    if not len(common_R):
+        return None
+    values_SR = np.stack([values_R[np.isin(rounds_R, common_R)] for _, rounds_R, values_R in measured])
+    if plot.over == "rounds":
+        return common_R, values_SR
+    return np.mean([sent(run, common_R) for run, _, _ in measured], axis=0) / MB, values_SR
+
+
+def _along_bytes(ax: Axes, drawn: Array) -> None:
+    """An axis of MB: from zero, or a log axis where what is drawn lies far apart; that has no place for zero."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    ax.set_xlabel("sent by all, MB")
+    there = drawn[drawn > 0]
+    if len(there) and there.max() > FAR * there.min():
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
 
 def bars(arms: Arms, plot: Plot) -> Figure | None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from gossamer.errors import RunError
 from gossamer.studies.agenda import Task, finished_run
-from gossamer.studies.claims import OPEN, Judgement, Term, judge
+from gossamer.studies.claims import Term
 from gossamer.studies.contents import few
-from gossamer.studies.outcomes import METRICS, outcome, reaches
+from gossamer.studies.outcomes import METRICS, outcome, reaches, within
+from gossamer.studies.verdicts import OPEN, UNDEFINED, UNPAID, Judgement, judge
 
 if TYPE_CHECKING:
     from gossamer.runs import Run
@@ -93,16 +94,19 @@ def _finding(claim: Claim, study: Study, seeds: Sequence[int], runs: Runs) -> Fi
             continue
         found = {term: _measured(claim, term, [runs[arm][seed] for arm in study.arms_of(term)]) for term in terms}
         values.append(claim.expression.value(found.__getitem__))
-    return Finding(claim, judge(claim.bar, values), tuple(values))
+    undefined = UNDEFINED if all(term.budget is None for term in terms) else UNPAID
+    return Finding(claim, judge(claim.bar, values, undefined), tuple(values))
 
 
 def _measured(claim: Claim, term: Term, runs: Sequence[Run]) -> float:
     """What a claim asks of a run; or of several the extreme, those aside that have not measured it (an attack without
     an aim has no success)."""
-    if term.target is None:
-        values = [outcome(run, term.metric) for run in runs]
-    else:
+    if term.target is not None:
         values = [reaches(run, term.metric, term.target) for run in runs]
+    elif term.budget is not None:
+        values = [within(run, term.metric, term.budget) for run in runs]
+    else:
+        values = [outcome(run, term.metric) for run in runs]
     there = [value for value in values if value is not None]
     if not there:
         raise RunError(

@@ -25,13 +25,13 @@ class Metric:
 
     `source` is a column of the table of rounds, or whose test accuracy it is: merged (node -1), local (the mean over
     the nodes), worst (the lowest of them); or attack: how far an attack with an aim gets, with the nodes' own models or
-    the server's. `fold` is what becomes of the rounds: the last value that was measured, the largest, or the sum of
-    all.
+    the server's. `fold` is what becomes of the rounds: the last value that was measured, the mean of the last ten (or
+    of all where there are fewer), the largest, or the sum of all.
     """
 
     words: str
     source: str
-    fold: Literal["last", "best", "total"]
+    fold: Literal["last", "late", "best", "total"]
     unit: Literal["accuracy", "share", "number", "count", "bytes", "seconds"]
 
     @property
@@ -77,7 +77,10 @@ METRICS = {
     "worst": Metric("worst node's accuracy", "worst", "last", "accuracy"),
     "best_merged": Metric("best merged accuracy", "merged", "best", "accuracy"),
     "best_local": Metric("best local accuracy", "local", "best", "accuracy"),
+    "late_merged": Metric("merged accuracy, last ten rounds", "merged", "late", "accuracy"),
+    "late_local": Metric("local accuracy, last ten rounds", "local", "late", "accuracy"),
     "attack": Metric("share of what the attack aims at", "attack", "last", "share"),
+    "late_attack": Metric("share of what the attack aims at, last ten rounds", "attack", "late", "share"),
     "hostile_weight": Metric("weight given to hostile nodes", "hostile_weight", "last", "share"),
     "kappa": Metric("robustness ratio kappa", "kappa", "last", "number"),
     "mergeability_gap": Metric("mergeability gap", "mergeability_gap", "last", "number"),
@@ -87,6 +90,8 @@ METRICS = {
     "simulated_seconds": Metric("simulated time", "simulated_seconds", "last", "seconds"),
 }
 """All metrics by name. Accuracies are on the test items."""
+LATE = 10
+"""How many measured rounds a late metric is the mean of."""
 
 
 def series(run: Run, metric: Metric) -> tuple[Array, Array]:
@@ -113,7 +118,13 @@ def outcome(run: Run, name: str) -> float | None:
     values_R = series(run, metric)[1]
     if not len(values_R):
         return None
-    return float({"last": values_R[-1], "best": values_R.max(), "total": values_R.sum()}[metric.fold])
+    folded = {
+        "last": values_R[-1],
+        "late": values_R[-LATE:].mean(),
+        "best": values_R.max(),
+        "total": values_R.sum(),
+    }
+    return float(folded[metric.fold])
 
 
 def reaches(run: Run, name: str, target: float) -> float | None:
@@ -126,3 +137,24 @@ def reaches(run: Run, name: str, target: float) -> float | None:
         return None
     hits = np.flatnonzero(values_R >= target)
     return float(rounds_R[hits[0]]) if len(hits) else math.inf
+
+
+def sent(run: Run, rounds_R: Array) -> Array:
+    """Bytes that all nodes of a run together had sent by the end of each of these rounds [R]."""
+    order = np.argsort(column(run.rounds, "round"))
+    done, bytes_ = column(run.rounds, "round")[order], np.nan_to_num(column(run.rounds, "bytes"))[order]
+    total = np.concatenate([[0.0], np.cumsum(bytes_)])
+    return np.asarray(total[np.searchsorted(done, rounds_R, side="right")])
+
+
+def within(run: Run, name: str, budget: float) -> float | None:
+    """The metric as it was last measured before the run had sent more than `budget` bytes; NaN where it was measured
+    only later.
+
+    None where the run has not measured it.
+    """
+    rounds_R, values_R = series(run, METRICS[name])
+    if not len(values_R):
+        return None
+    paid = np.flatnonzero(sent(run, rounds_R) <= budget)
+    return float(values_R[paid[-1]]) if len(paid) else math.nan

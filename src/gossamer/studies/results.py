@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 from gossamer import units
 from gossamer.compare import estimate
 from gossamer.record import whole
-from gossamer.studies.claims import Judgement
 from gossamer.studies.drawing import draw
 from gossamer.studies.findings import Findings
 from gossamer.studies.matrices import matrix, matrix_cells, metrics_shown, spreads
 from gossamer.studies.outcomes import METRICS
+from gossamer.studies.verdicts import Judgement
 
 if TYPE_CHECKING:
     from gossamer.runs import Run
 
 Cells = tuple[list[str], list[list[str]]]
 """A table as text: the names of its columns, and its lines."""
-ASIDE = frozenset({"best_merged", "best_local"})
-"""Metrics that stand in a table only where a claim is about them."""
+ASIDE = frozenset(name for name, metric in METRICS.items() if metric.fold in ("best", "late"))
+"""Metrics that stand in a table only where a claim or a plot is about them."""
 
 
 # ---- as JSON -------------------------------------------------------------------------------------------------
@@ -65,8 +65,13 @@ def results(found: Findings) -> dict[str, Any]:
         }
         for told, one in zip(head["claims"], found.claims, strict=True)
     ]
+    asked = _asked(found)
     arms = {
-        arm: {name: [_counted(name, value) for value in values] for name, values in metrics.items() if _any(values)}
+        arm: {
+            name: [_counted(name, value) for value in values]
+            for name, values in metrics.items()
+            if _any(values) and (name in asked or METRICS[name].fold != "late")
+        }
         for arm, metrics in found.outcomes.items()
     }
     cross = found.study.cross
@@ -106,6 +111,12 @@ def _all_runs(found: Findings) -> list[Run]:
     return [run for members in found.runs.values() for run in members.values()]
 
 
+def _asked(found: Findings) -> set[str]:
+    """The metrics that claims and plots are about."""
+    terms = [term for one in found.claims for term in one.claim.expression.terms]
+    return {term.metric for term in terms} | {name for plot in found.study.plots for name in plot.shown}
+
+
 def _any(values: Sequence[float | None]) -> bool:
     return any(value is not None for value in values)
 
@@ -118,7 +129,7 @@ def arms_cells(found: Findings) -> Cells:
     something."""
     crossed = found.study.cross.arms if found.study.cross else ()
     plain = {arm: of for arm, of in found.outcomes.items() if arm not in crossed}
-    asked = {term.metric for one in found.claims for term in one.claim.expression.terms}
+    asked = _asked(found)
     names = [
         name
         for name, metric in METRICS.items()
