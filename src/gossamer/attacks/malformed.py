@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 class Malformed(Attack):
-    """Hostile nodes send messages that receivers cannot use: of the wrong shape, type or size, without a field, or
-    blank, which is no ranking and no sorted list of places."""
+    """Hostile nodes send messages that receivers cannot use: of the wrong shape, type or size, or without a field.
+
+    A blank one is all zeros, which is no ranking and no ascending list of places.
+    """
 
     kind: Literal["malformed"] = "malformed"
     fault: Literal["shape", "dtype", "size", "missing", "blank"] = Field(
