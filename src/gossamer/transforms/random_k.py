@@ -43,6 +43,14 @@ class RandomK(Sparse):
     def masks(self) -> bool:
         return self.common
 
+    @property
+    def alike(self) -> bool:
+        return self.common
+
+    @property
+    def expands(self) -> bool:
+        return self.rescale
+
     def outline(self, like: Message, layout: Layout) -> Message:
         import torch
 
