@@ -75,6 +75,22 @@ def length(factor: float) -> Callable[[Array, Array], bool]:
     return lambda out, honest: np.linalg.norm(out) <= factor * (1 + SLACK) * np.linalg.norm(honest, axis=1).max()
 
 
+def near(reach: float) -> Callable[[Array, Array], bool]:
+    """Between the smallest and the largest honest value of every coordinate, or so much off."""
+
+    def within(out: Array, honest: Array) -> bool:
+        off = reach + SLACK * np.abs(honest).max()
+        return bool(((honest.min(0) - off <= out) & (out <= honest.max(0) + off)).all())
+
+    return within
+
+
+def span(out: Array, honest: Array) -> bool:
+    """Between the smallest and the largest honest value of all."""
+    slack = SLACK * np.abs(honest).max()
+    return bool(honest.min() - slack <= out.min() and out.max() <= honest.max() + slack)
+
+
 def ball(size: float) -> Callable[[Array, Array], bool]:
     """No longer than so much."""
     return lambda out, honest: np.linalg.norm(out) <= size * (1 + SLACK)
@@ -145,6 +161,12 @@ LINES: dict[str, Line] = {
         told("Phocas"), f"{COLUMNS} mean", box, least=two_f, kappa=lambda n, f: around(trimmed_kappa(n, f), n, f)
     ),
     "sign_majority": Line(made("SignMajority"), "identical order scale", length(3.0)),
+    # Votes on rankings. A cap is in places of a row: no scale. Of F in N a cap moves the median and the mean about it.
+    "margin_cap": Line(made("MarginCap", cap=0.05), "identical order shift", near(0.05 * D * F / N)),
+    "rank_agreement": Line(told("RankAgreement"), f"{COLUMNS} mean", box, least=two_f),
+    # Who approves of what changes where different numbers are added; the numbers are medians of the sorted rows.
+    "approval": Line(made("Approval"), "identical order scale", span),
+    "approval_filtered": Line(told("ApprovalFiltered"), "identical order scale", span, least=two_f),
     # By distances (Blanchard et al. 2017; El Mhamdi et al. 2018; Pillutla et al. 2022; Farhadkhani et al. 2023).
     "krum": Line(told("Krum"), ALL, box, least=lambda f: 2 * f + 3, kappa=krum_kappa),
     "multi_krum": Line(told("MultiKrum"), f"{ALL} mean", box, least=lambda f: 2 * f + 3, kappa=krum_kappa),
