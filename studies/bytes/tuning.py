@@ -16,13 +16,14 @@ from gossamer.studies.contents import contents
 SEED = 100
 RATES = (0.05, 0.1, 0.2)
 STEPS = (0.1, 0.2, 0.4, 0.6, 0.8)
+ROUNDS = 120
 
 
 def accuracy(experiment: gossamer.Experiment) -> float:
     """Mean test accuracy at the end of a run: the server's model, or the evaluated nodes' own."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            run = gossamer.run(experiment.replace(seed=SEED), Path(folder) / "run")
+            run = gossamer.run(experiment.replace(seed=SEED, rounds=ROUNDS), Path(folder) / "run")
         except NodeError:
             return float("nan")
         found = run.summary()["test_accuracy"]
