@@ -11,11 +11,12 @@ import torch
 from federations import small
 
 import gossamer
-from gossamer.errors import ExperimentError, NodeError
+from gossamer.errors import ExperimentError
 from gossamer.federation import Federation
 from gossamer.randomness import generator
 
 RING = {"method": "dsgd", "topology": "ring"}
+VOTES = {"method": "frl", "parametrisation": "supermask"}
 CODECS: list[Any] = [
     "cast",
     {"kind": "qsgd", "bits": 4},
@@ -151,10 +152,7 @@ def test_learning_through_a_tenth_of_the_coordinates_needs_copies(tmp_path: Path
     whole, copies = accuracy("whole", []), accuracy("choco", [{"kind": "choco", "step": 0.5}, largest])
     assert copies > whole - 0.05
     assert accuracy("largest", [largest]) < copies - 0.1
-    try:
-        assert accuracy("random", [random]) < 0.5
-    except NodeError as error:
-        assert "NaN or infinity" in str(error) or "the loss is" in str(error)
+    assert accuracy("random", [random]) < 0.5
 
 
 def test_gossip_on_copies_that_are_exact_is_plain_gossip() -> None:
@@ -241,6 +239,11 @@ def test_what_is_forged_goes_over_the_wire_like_everything_else() -> None:
         ),
         ({**RING, "transforms": ["choco"], "hostile": {"count": 1}, "attack": "zeros"}, "forged messages"),
         ({"method": "fedasync", "clock": "events", "transforms": ["zstd"]}, "by the clock"),
+        ({**VOTES, "init": {"kind": "kaiming"}}, "draws weights and scores"),
+        ({**VOTES, "aggregator": {"kind": "approval", "k": 0.3}}, "aggregator.k = 0.3"),
+        ({**VOTES, "transforms": ["cast"]}, "method.kind = 'frl' leaves only bytes"),
+        ({**VOTES, "parametrisation": "identity"}, "parametrisation = 'supermask'"),
+        ({**VOTES, "method": {"kind": "frl", "coder": "optimal", "top": 0.5}}, "coder = 'packed'"),
         ({"transforms": [{"kind": "top_k", "count": 0}]}, "count"),
         ({"transforms": [{"kind": "top_k", "share": 0.0}]}, "share"),
         ({"transforms": [{"kind": "qsgd", "bits": 9}]}, "bits"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gossamer.aggregators import Gossiping, Robust
+from gossamer.aggregators.approval import Approving
 from gossamer.errors import ExperimentError
+from gossamer.parametrisations.supermask import Supermask
 from gossamer.passages import check_steps
 from gossamer.schedules import ALL
 from gossamer.transforms.choco import Choco
@@ -43,6 +45,7 @@ def check(experiment: Experiment) -> None:
             "use a method for graphs, or 'local'"
         )
     _messages_fit(experiment)
+    _supermask_fits(experiment)
     method.check(experiment)
 
 
@@ -221,6 +224,23 @@ def _messages_fit(experiment: Experiment) -> None:
     for name, step in ups:
         if isinstance(step, Choco):
             _copies_fit(experiment, name)
+
+
+def _supermask_fits(experiment: Experiment) -> None:
+    """What a sub-network of random weights asks of the rest."""
+    part, rule = experiment.parametrisation, experiment.aggregator
+    if not isinstance(part, Supermask):
+        return
+    if experiment.init.kind != "default":
+        raise ExperimentError(
+            f"init.kind = '{experiment.init.kind}': parametrisation.kind = 'supermask' draws weights and scores "
+            "itself; leave it out"
+        )
+    if isinstance(rule, Approving) and {rule.k} != {part.k, *part.layers.values()}:
+        raise ExperimentError(
+            f"aggregator.k = {rule.k:g}: voters approve of the share of edges that the model keeps, which is "
+            f"parametrisation.k = {part.k:g}, the same in all layers; set them alike"
+        )
 
 
 def _memories_fit(experiment: Experiment, names: list[str]) -> None:
