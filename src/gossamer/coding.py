@@ -13,6 +13,7 @@ from gossamer.errors import WireError
 from gossamer.passages import Passage
 from gossamer.population import shared
 from gossamer.randomness import ANY, generator
+from gossamer.transforms.choco import Choco
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,11 @@ class Chain:
     def fixed(self) -> bool:
         """Whether all messages are as long as their outline; else that is the most they can be."""
         return all(step.fixed for step in self.steps)
+
+    @property
+    def consensus_step(self) -> float | None:
+        """How far nodes that keep copies of each other's models move in an exchange; None: there are no copies."""
+        return next((step.step for step in self.steps if isinstance(step, Choco)), None)
 
     @property
     def sent(self) -> Message:

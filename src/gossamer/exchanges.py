@@ -72,6 +72,14 @@ class Exchanges:
             self._fixed = edges_of(self.topology, self.nodes, self.seed)
         return self._fixed
 
+    def ends(self, round: int) -> bool:
+        """Whether a round may end in an exchange; on a graph not all do."""
+        schedule = self.schedule
+        if not self.on_graph or schedule.looks or self.clock.kind == "events":
+            return True
+        last = round == self.rounds - 1 and schedule.final != "none"
+        return last or schedule.intensity(round, self.rounds) > 0
+
     def of(self, round: int, participants: Array, spent: int, observed: Observed | None = None) -> list[Exchange]:
         """The exchanges that end a round, one after the other, when `spent` transfers of the budget are gone."""
         schedule = self.schedule

@@ -32,12 +32,12 @@ from gossamer.histories import histories_of
 from gossamer.methods import Inbox, Result, Task, View
 from gossamer.operations import survey
 from gossamer.placement import besieged, require_enough
+from gossamer.poisoning import goals_of
 from gossamer.population import Population, as_dtype, shared
 from gossamer.randomness import generator
 from gossamer.resident import Resident
 from gossamer.traffic import trace
 from gossamer.training import NodeItems, Trainer, check_batches, check_output
-from gossamer.transforms.choco import Choco
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,12 +184,6 @@ class Federation:
         return self.has_server and self.experiment.aggregator.linear and not self.adversary.active
 
     @property
-    def consensus_step(self) -> float | None:
-        """How far nodes that keep copies of each other's models move in an exchange; None: there are no copies."""
-        found = [transform.step for transform in self.experiment.transforms if isinstance(transform, Choco)]
-        return found[0] if found else None
-
-    @property
     def merges(self) -> bool:
         """Whether there is one model for all to measure: the server's, or the mean of what neighbours agree on."""
         return self.method.world != "alone" and self.method.one_model
@@ -279,7 +273,7 @@ class Federation:
         self.population.write_own(node, changed)
         for name, rows in self.exact.items():
             rows[node].copy_(outbox.common[name])
-        exactly = exactly or not self.sends(view.round)
+        exactly = exactly or not self.exchanges.ends(view.round)
         message = averaged(outbox.common) if exactly else self.travelled(outbox.common, node, view.round)
         if into is not None:
             for name, value in message.items():
@@ -338,14 +332,6 @@ class Federation:
             return error
         reason = f"{error.reason}; attack.kind = '{attack}' may have done it: choose another aggregator than '{rule}'"
         return NodeError(error.node, error.round, error.stage, reason, error.traceback)
-
-    def sends(self, round: int) -> bool:
-        """Whether what nodes make in a round is sent: on a graph not in rounds of local work alone."""
-        schedule, rounds = self.experiment.schedule, self.experiment.rounds
-        if self.method.world != "graph" or schedule.looks or self.experiment.clock.kind == "events":
-            return True
-        ends = round == rounds - 1 and schedule.final != "none"
-        return ends or schedule.intensity(round, rounds) > 0
 
     def travelled(self, message: Message, node: int, round: int) -> Message:
         """A node's message as its receiver sees it; `round` keys its dice."""
@@ -427,17 +413,3 @@ class Federation:
             raise NodeError(
                 node, round, "merge", f"{where} '{name}' holds NaN or infinity; lower learner.lr or clip gradients"
             )
-
-
-def goals_of(experiment: Experiment, items: NodeItems, test_items: Array, classes: int) -> tuple[Tensor, Tensor] | None:
-    """Test inputs as the attack shows them, and the classes that it wants them to be taken for; None: it has no aim."""
-    import torch
-
-    if experiment.hostile.kind == "nobody":
-        return None
-    chosen = torch.from_numpy(test_items)
-    inputs, labels = items.test_inputs[chosen].numpy(), items.test_labels[chosen].numpy()
-    found = experiment.attack.succeeded(inputs, labels, classes) if labels.ndim == 1 else None
-    if found is None or not len(found[0]):
-        return None
-    return torch.from_numpy(np.ascontiguousarray(found[0])), torch.from_numpy(np.asarray(found[2], np.int64))

@@ -14,9 +14,14 @@ from gossamer.errors import ExperimentError
 from gossamer.randomness import generator
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gossamer.attacks import Attack
+    from gossamer.experiment import Experiment
     from gossamer.placement import Placement
     from gossamer.preprocessing import Shards
+    from gossamer.topologies import Array
+    from gossamer.training import NodeItems
 
 
 def poisoned(shards: Shards, attack: Attack, placement: Placement, seed: int) -> Shards:
@@ -76,3 +81,17 @@ def _named(shards: Shards, placement: Placement) -> Shards:
         node_affine=None if affine is None else (affine[0][index], affine[1][index]),
         histogram_NC=shards.histogram_NC[index],
     )
+
+
+def goals_of(experiment: Experiment, items: NodeItems, test_items: Array, classes: int) -> tuple[Tensor, Tensor] | None:
+    """Test inputs as the attack shows them, and the classes that it wants them to be taken for; None: it has no aim."""
+    import torch
+
+    if experiment.hostile.kind == "nobody":
+        return None
+    chosen = torch.from_numpy(test_items)
+    inputs, labels = items.test_inputs[chosen].numpy(), items.test_labels[chosen].numpy()
+    found = experiment.attack.succeeded(inputs, labels, classes) if labels.ndim == 1 else None
+    if found is None or not len(found[0]):
+        return None
+    return torch.from_numpy(np.ascontiguousarray(found[0])), torch.from_numpy(np.asarray(found[2], np.int64))

@@ -1,6 +1,6 @@
 """How the settings of the study of bytes were chosen: on a seed that it does not report.
 
-    python studies/bytes/tuning.py            prints the tables of tuning.md; about 10 minutes on one core
+python studies/bytes/tuning.py            prints the tables of tuning.md; about 10 minutes on one core
 """
 
 from __future__ import annotations

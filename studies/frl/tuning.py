@@ -1,9 +1,10 @@
 """How the settings of the study of Federated Rank Learning were chosen: on a seed that it does not report.
 
     python studies/frl/tuning.py rates        learning rates, without an attack
-    python studies/frl/tuning.py attacks      every attack against every rule, a fifth of the nodes hostile
+    python studies/frl/tuning.py votes        attacks on rankings against every vote, 20 rounds
+    python studies/frl/tuning.py means        attacks on numbers against FedAvg, trimmed mean and Multi-Krum, 20 rounds
 
-prints the tables of tuning.md, about 5 and 30 minutes on one core. `attacks 0/2` and `attacks 1/2` do half of it each.
+print the tables of tuning.md, in about 2, 12 and 6 minutes on one core.
 """
 
 from __future__ import annotations
@@ -18,39 +19,31 @@ from gossamer.errors import NodeError
 from gossamer.studies.contents import contents
 
 SEED = 100
-ROUNDS = 16
-F = {"f": 0.2}
-VOTES: dict[str, Any] = {
-    "frl": "mean",
-    "frl-median": "median",
-    "frl-trimmed": {"kind": "trimmed_mean", **F},
-    "frl-margin-cap": "margin_cap",
-    "frl-approval": "approval",
-    "frl-filtered": {"kind": "approval_filtered", **F},
-    "frl-agreement": {"kind": "rank_agreement", **F},
-    "frl-multi-krum": {"kind": "multi_krum", **F},
-    "frl-nnm-trimmed": {"kind": "trimmed_mean", **F, "before": ["nnm"]},
+SHARES = (0.2, 0.4)
+RULES: dict[str, Any] = {
+    "mean": "mean",
+    "median": "median",
+    "trimmed": {"kind": "trimmed_mean"},
+    "margin-cap": "margin_cap",
+    "approval": "approval",
+    "filtered": {"kind": "approval_filtered"},
+    "agreement": {"kind": "rank_agreement"},
+    "multi-krum": {"kind": "multi_krum"},
+    "nnm-trimmed": {"kind": "trimmed_mean", "before": ["nnm"]},
 }
-MEANS: dict[str, Any] = {
-    "fedavg": "mean",
-    "fedavg-trimmed": {"kind": "trimmed_mean", **F},
-    "fedavg-multi-krum": {"kind": "multi_krum", **F},
-}
+BASELINES = ("mean", "trimmed", "multi-krum")
 ON_VOTES: dict[str, Any] = {
-    "none": None,
     "reversal": "rank_reversal",
     "vulnerable": "vulnerable_edges",
-    "vulnerable-all": {"kind": "vulnerable_edges", "swaps": "all"},
-    "optimal": "opt_vulnerable_edges",
     "control": {"kind": "edge_control", "target": 0.1},
     "min-max": "min_max",
 }
 ON_MEANS: dict[str, Any] = {
-    "none": None,
-    "replaced": {"kind": "sign_flip", "scale": 100.0},
+    "reversed x100": {"kind": "sign_flip", "scale": 100.0},
     "reversed": "sign_flip",
     "alie": {"kind": "alie", "z": 1.5},
     "opt-alie": "opt_alie",
+    "opt-ipm": "opt_ipm",
     "min-max": "min_max",
     "min-sum": "min_sum",
 }
@@ -67,33 +60,42 @@ def accuracy(experiment: gossamer.Experiment) -> float:
     return sum(values[-10:]) / len(values[-10:])
 
 
-def attacked(experiment: gossamer.Experiment, attack: Any, share: float = 0.2) -> gossamer.Experiment:
-    """The experiment with a share of its nodes hostile."""
-    if attack is None:
-        return experiment
+def attacked(experiment: gossamer.Experiment, rule: Any, attack: Any, share: float) -> gossamer.Experiment:
+    """The experiment with a share of its nodes hostile, and a rule that is told how many they are."""
     assert experiment.nodes is not None
-    return experiment.replace(hostile={"count": round(share * experiment.nodes)}, attack=attack)
+    count = round(share * experiment.nodes)
+    told = {**rule, "f": count} if isinstance(rule, dict) else rule
+    return experiment.replace(hostile={"count": count}, attack=attack, aggregator=told)
 
 
-def main(part: str, of: str = "0/1") -> None:
-    """Print a table."""
-    place, parts = map(int, of.split("/"))
+def rates() -> None:
+    """Learning rates, without an attack."""
     arms = contents(Path(__file__).with_name("study.toml"), "frl").experiments
-    frl = arms["frl"].replace(seed=SEED, rounds=ROUNDS)
-    fedavg = arms["fedavg"].replace(seed=SEED, rounds=ROUNDS)
-    if part == "rates":
-        for name, arm, rates in (("frl", frl, (0.1, 0.2, 0.4, 0.8)), ("fedavg", fedavg, (0.02, 0.05, 0.1))):
-            for rate in rates:
-                found = accuracy(arm.replace(learner=arm.learner.model_copy(update={"lr": rate})))
-                print(f"| {name} | lr {rate:g} | {found:.3f} |", flush=True)
-        return
-    for base, rules, attacks in ((frl, VOTES, ON_VOTES), (fedavg, MEANS, ON_MEANS)):
-        print("| rule | " + " | ".join(attacks) + " |", flush=True)
-        for name, rule in list(rules.items())[place::parts]:
-            arm = base.replace(aggregator=rule)
-            found = [accuracy(attacked(arm, attack)) for attack in attacks.values()]
-            print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in found) + " |", flush=True)
+    for name, tried in (("frl", (0.2, 0.4, 0.8, 1.6)), ("fedavg", (0.02, 0.05, 0.1))):
+        for rate in tried:
+            arm = arms[name]
+            found = accuracy(arm.replace(learner=arm.learner.model_copy(update={"lr": rate}), seed=SEED))
+            print(f"| {name} | lr {rate:g} | {found:.3f} |", flush=True)
+
+
+def attacks(name: str, rounds: int) -> None:
+    """Every attack on every rule."""
+    arm = contents(Path(__file__).with_name("study.toml"), "frl").experiments[name].replace(seed=SEED, rounds=rounds)
+    ways = ON_VOTES if name == "frl" else ON_MEANS
+    print("| rule | hostile | " + " | ".join(ways) + " |", flush=True)
+    for kind, rule in RULES.items():
+        for share in SHARES if name == "frl" or kind in BASELINES else ():
+            found = [accuracy(attacked(arm, rule, way, share)) for way in ways.values()]
+            print(f"| {kind} | {share:.0%} | " + " | ".join(f"{value:.3f}" for value in found) + " |", flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case ["rates"]:
+            rates()
+        case ["votes"]:
+            attacks("frl", 20)
+        case ["means"]:
+            attacks("fedavg", 20)
+        case _:
+            sys.exit(__doc__)

@@ -370,7 +370,7 @@ def _mixed(
             found[name] = buffer[: len(block)]
         return found
     part_BN = weights_NN[block]
-    step = federation.consensus_step
+    step = federation.up.consensus_step
     if federation.exact and step is None:
         # What others decode of a row is not quite the row: the own part is added from the exact one.
         places = np.repeat(block, np.diff(part_BN.indptr))
