@@ -71,7 +71,7 @@ def attacked(experiment: gossamer.Experiment, rule: Any, attack: Any, share: flo
 def rates() -> None:
     """Learning rates, without an attack."""
     arms = contents(Path(__file__).with_name("study.toml"), "frl").experiments
-    for name, tried in (("frl", (0.2, 0.4, 0.8, 1.6)), ("fedavg", (0.02, 0.05, 0.1))):
+    for name, tried in (("borda--none", (0.2, 0.4, 0.8, 1.6)), ("fedavg", (0.02, 0.05, 0.1))):
         for rate in tried:
             arm = arms[name]
             found = accuracy(arm.replace(learner=arm.learner.model_copy(update={"lr": rate}), seed=SEED))
@@ -81,10 +81,10 @@ def rates() -> None:
 def attacks(name: str, rounds: int) -> None:
     """Every attack on every rule."""
     arm = contents(Path(__file__).with_name("study.toml"), "frl").experiments[name].replace(seed=SEED, rounds=rounds)
-    ways = ON_VOTES if name == "frl" else ON_MEANS
+    ways = ON_VOTES if name != "fedavg" else ON_MEANS
     print("| rule | hostile | " + " | ".join(ways) + " |", flush=True)
     for kind, rule in RULES.items():
-        for share in SHARES if name == "frl" or kind in BASELINES else ():
+        for share in SHARES if name != "fedavg" or kind in BASELINES else ():
             found = [accuracy(attacked(arm, rule, way, share)) for way in ways.values()]
             print(f"| {kind} | {share:.0%} | " + " | ".join(f"{value:.3f}" for value in found) + " |", flush=True)
 
@@ -94,7 +94,7 @@ if __name__ == "__main__":
         case ["rates"]:
             rates()
         case ["votes"]:
-            attacks("frl", 20)
+            attacks("borda--none", 20)
         case ["means"]:
             attacks("fedavg", 20)
         case _:
