@@ -36,9 +36,11 @@ FAR = 30
 
 def draw(found: Findings, folder: Path) -> list[Path]:
     """Write the plots of a study as PNG files, those of arms that have runs; returns the paths."""
-    look = looks(list(found.study.experiments))
+    every = list(found.study.experiments)
     written: list[Path] = []
     for plot in found.study.plots:
+        # An arm looks the same in all figures, unless there are more arms than colours.
+        look = looks(plot.arms if plot.arms and len(every) > len(HUES) else every)
         names = [arm for arm in plot.arms or found.runs if arm in found.runs]
         arms = {arm: list(found.runs[arm].values()) for arm in names}
         if plot.kind == "heatmap":
