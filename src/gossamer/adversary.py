@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gossamer import wire
 from gossamer.attacks import Attack, Scene
 from gossamer.errors import GossamerError, WireError, node_error
+from gossamer.groundwork import travelling
 from gossamer.population import shared
 from gossamer.randomness import generator
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from gossamer.layout import Layout
     from gossamer.placement import Placement
     from gossamer.population import Population
+    from gossamer.wire import Message
 
 Array = np.ndarray[Any, Any]
 
@@ -54,11 +57,14 @@ class Adversary:
         population: Population,
         chain: Chain,
         layout: Layout,
+        sent_bytes: Tensor,
         on_graph: bool,
     ) -> None:
         self.attack, self.hostile, self.placement = experiment.attack, experiment.hostile, placement
         self.defence, self.seed, self.rounds = experiment.aggregator, experiment.seed, experiment.rounds
         self.population, self.chain, self.on_graph = population, chain, on_graph
+        self.experiment, self.sent_bytes = experiment, sent_bytes
+        self.packs = bool(experiment.method.packing(down=False))
         self.kept = tuple(
             (entry.start, entry.stop, experiment.parametrisation.kept(entry.name, entry.stop - entry.start))
             for entry in layout.entries
@@ -134,29 +140,49 @@ class Adversary:
 
     def _send(self, sent: dict[str, Tensor], node: int, round: int, struck: Struck) -> None:
         """Put what a hostile node wrote on the wire: it can say nothing that has no form there."""
-        message = self.chain.encode({name: rows[node].clone() for name, rows in sent.items()}, node, round)
+        message = self.attack.mangle(self._encoded({name: rows[node] for name, rows in sent.items()}, node, round))
+        if not self.chain.fixed:
+            self.sent_bytes[node] = wire.size(travelling(self.experiment, message, self.chain.outlines[0]))
         try:
-            heard = self.chain.decode(self.attack.mangle(message), node, round)
+            heard = self.chain.decode(message, node, round)
         except WireError as error:
             struck.rejected[node] = str(error)
             return
         for name, value in heard.items():
             sent[name][node].copy_(value)
 
+    def _encoded(self, message: Message, node: int, round: int) -> Message:
+        """A message as it goes on the wire; whole numbers that were kept as float64 are whole numbers again."""
+        if not self.packs:
+            like = self.chain.outlines[0]
+            message = {k: v if like[k].is_floating_point() else v.round().to(like[k].dtype) for k, v in message.items()}
+        return self.chain.encode({name: value.clone() for name, value in message.items()}, node, round)
+
     def letters(
-        self, name: str, rows: Tensor, round: int, receiver: int, heard: Array, weights: Array
+        self, name: str, sent: dict[str, Tensor], round: int, receiver: int, heard: Array, weights: Array
     ) -> tuple[Array, Tensor | None] | None:
         """What the hostile among `heard` write to one neighbour in a field: their places among `heard`, and [H, D] or,
         where they send nothing, None. For a hostile receiver, or where all that is heard is honest, no letters.
         """
-        hostile_N = self.placement.is_hostile
+        import torch
+
+        rows, hostile_N = sent[name], self.placement.is_hostile
         places = hostile_N[heard].nonzero()[0]
         if not len(places) or hostile_N[receiver]:
             return None
         seen = heard[~hostile_N[heard]]
         told = (receiver, weights[~hostile_N[heard]], weights[places])
         forged = self._forged(name, rows, round, heard[places], seen, told)
-        return places, forged
+        if forged is not None and self.chain.steps:
+            forged = forged.to(rows.dtype).reshape(len(places), *rows.shape[1:])
+            pairs = zip(heard[places].tolist(), forged, strict=True)
+            forged = torch.stack([self._read(sent, name, value, node, round) for node, value in pairs])
+        return places, None if forged is None else forged.flatten(1)
+
+    def _read(self, sent: dict[str, Tensor], name: str, value: Tensor, node: int, round: int) -> Tensor:
+        """A field that a hostile node writes to one neighbour, as it is read there."""
+        message = {**{other: rows[node] for other, rows in sent.items()}, name: value}
+        return self.chain.decode(self._encoded(message, node, round), node, round)[name]
 
     def _groups(self, hostile: Array, honest: Array, heard_E2: Array | None) -> list[tuple[Array, Array]]:
         """(honest nodes seen, hostile nodes that write together): all as one, or each by its own neighbourhood."""

@@ -77,10 +77,14 @@ class Chain:
         return sum(value.numel() * value.element_size() for values in kept for value in values.values())
 
     def encode(self, message: Message, sender: int, round: int) -> Message:
-        """A message as it goes on the wire, from one whose earlier messages do not matter."""
+        """A message as it goes on the wire, from one who does only what must be done: nothing is clipped, and nothing
+        that earlier messages lost is made up for."""
         for place, step in enumerate(self.steps):
-            blank = {name: value.new_zeros(value.shape) for name, value in self._memory_of(place, sender).items()}
-            message = step.forward(message, self._passage(place, sender, round, blank))
+            if step.binding:
+                memory = self._memory_of(place, sender)
+                if step.chained:
+                    memory = {name: value.new_zeros(value.shape) for name, value in memory.items()}
+                message = step.forward(message, self._passage(place, sender, round, memory))
         return message
 
     def decode(self, message: Message, sender: int, round: int) -> Message:

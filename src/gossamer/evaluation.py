@@ -33,7 +33,10 @@ def model_task(federation: Federation, node: int, round: int, before: bool = Fal
     if before and node in federation.participants(round - 1):
         source = federation.exact or federation.sent
         state = {**state, **{name: source[name][node] for name in state.keys() & source.keys()}}
-    return federation.method.model(federation.population.own_of(node), federation.method.publish(state, view), view)
+    own = federation.population.own_of(node)
+    if federation.has_server:
+        return federation.method.model(own, federation.down(node, view), view)
+    return federation.method.model(own, federation.method.publish(state, view), view)
 
 
 def merge_models(federation: Federation, round: int, before: bool = False) -> None:

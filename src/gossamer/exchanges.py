@@ -45,7 +45,8 @@ class Exchange:
     everyone: bool
     """Whether it is an all-reduce, after which every participant holds the same mean."""
     transfers: int
-    """Models sent: one for each link, 2(m-1) for an all-reduce among m nodes."""
+    """Models sent: one for each link; for an all-reduce among m nodes 2(m-1), or m(m-1) where messages are in a code
+    that cannot be added up."""
 
 
 class Exchanges:
@@ -59,6 +60,8 @@ class Exchanges:
         self.method, self.clock = experiment.method, experiment.clock
         self.on_graph = experiment.method.world == "graph"
         self.limit = self.schedule.limit(message_bytes)
+        self.adds = all(step.masks for step in (*experiment.method.packing(down=False), *experiment.transforms))
+        """Whether messages can be added up on their way, as an all-reduce does; else everybody must hear everybody."""
         self._fixed: Array | None = None
 
     def links(self, round: int, share: float = 1.0) -> Array:
@@ -174,7 +177,7 @@ class Exchanges:
         """
         if exchange.everyone:
             share_N = np.zeros(self.nodes, np.int64)
-            # Of m messages every byte goes 2(m-1)/m times, so that messages of one size s make 2(m-1)s bytes.
+            # Of m messages every byte goes transfers / m times: messages of one size s make transfers * s bytes.
             moved = exchange.transfers * int(sizes_N[participants].sum()) // len(participants)
             each, rest = divmod(moved, len(participants))
             share_N[participants] = each
@@ -194,7 +197,8 @@ class Exchanges:
     def _one(self, round: int, intensity: float, participants: Array) -> Exchange:
         if intensity == ALL:
             none_E2 = np.empty((0, 2), np.int64)
-            return Exchange(round, none_E2, none_E2, True, 2 * (len(participants) - 1))
+            m = len(participants)
+            return Exchange(round, none_E2, none_E2, True, (2 if self.adds else m) * (m - 1))
         edges_E2 = self.links(round, intensity)
         if len(participants) < self.nodes:
             edges_E2 = edges_E2[np.isin(edges_E2, participants).all(axis=1)]

@@ -123,7 +123,10 @@ class Federation:
         message, down = first_messages(experiment, self.context, shared_row)
         self.up, self.downlink = chains(experiment, self.layout, message, down)
         self.up.remember(self.nodes, {k: v.new_zeros(v.shape) for k, v in message.items()} if distinct else message)
-        self.up_bytes, self.down_bytes = wire.size(travelling(experiment, self.up.sent)), wire.size(self.downlink.sent)
+        self.up_bytes, self.down_bytes = (
+            wire.size(travelling(experiment, self.up.sent, message)),
+            wire.size(self.downlink.sent),
+        )
         self.sent_bytes = shared(self.nodes, shared_row.new_empty((), dtype=as_dtype("int64"))).fill_(self.up_bytes)
         """Of each node's last message."""
         self._told: tuple[int, Message, int] = (-1, {}, 0)
@@ -133,8 +136,12 @@ class Federation:
         self.received_like = self.up.received()
         """A message as its receiver sees it: names, shapes and types."""
         on_graph = self.method.world == "graph"
-        self.adversary = Adversary(experiment, self.placement, self.population, self.up, self.layout, on_graph)
-        if self.has_server and experiment.clock.kind == "rounds":
+        self.adversary = Adversary(
+            experiment, self.placement, self.population, self.up, self.layout, self.sent_bytes, on_graph
+        )
+        rule = experiment.aggregator
+        asked = self.has_server and len(message) == 1 and experiment.clock.kind == "rounds"
+        if asked and not (rule.trusts or rule.history):
             self.adversary.trial = self._trial
         self.histories = histories_of(experiment, self.nodes, self.received_like)
         self.sent: dict[str, Tensor] = {}
@@ -273,7 +280,8 @@ class Federation:
         self.population.write_own(node, changed)
         for name, rows in self.exact.items():
             rows[node].copy_(outbox.common[name])
-        exactly = exactly or not self.exchanges.ends(view.round)
+        # What hostile nodes make, the adversary puts on the wire.
+        exactly = exactly or not self.exchanges.ends(view.round) or self._forged(node)
         message = averaged(outbox.common) if exactly else self.travelled(outbox.common, node, view.round)
         if into is not None:
             for name, value in message.items():
@@ -337,7 +345,7 @@ class Federation:
         """A node's message as its receiver sees it; `round` keys its dice."""
         sent, received = self.up.travel(message, node, round)
         if not self.up.fixed:
-            self.sent_bytes[node] = wire.size(travelling(self.experiment, sent))
+            self.sent_bytes[node] = wire.size(travelling(self.experiment, sent, message))
         return received
 
     def send_again(self, fields: dict[str, Tensor], participants: Array, round: int) -> None:
@@ -346,8 +354,12 @@ class Federation:
             message = {name: values[node] for name, values in fields.items()}
             for name, rows in self.exact.items():
                 rows[node].copy_(message[name])
-            for name, value in self.travelled(message, node, round).items():
+            exactly = self._forged(node)
+            for name, value in (message if exactly else self.travelled(message, node, round)).items():
                 self.sent[name][node].copy_(value)
+
+    def _forged(self, node: int) -> bool:
+        return self.adversary.active and bool(self.placement.is_hostile[node])
 
     def finished(self, mixed_D: Tensor, stats_NS: Tensor, weights: list[float], own: int | None) -> Tensor:
         """A weighted mean of models put through the second half of a linear aggregator."""

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from gossamer.aggregators import Gossiping, Robust
 from gossamer.aggregators.approval import Approving
+from gossamer.attacks.edge_control import EdgeControl
+from gossamer.attacks.opt_vulnerable_edges import OptVulnerableEdges
+from gossamer.attacks.vulnerable_edges import VulnerableEdges
 from gossamer.errors import ExperimentError
 from gossamer.parametrisations.supermask import Supermask
 from gossamer.passages import check_steps
@@ -228,13 +231,24 @@ def _messages_fit(experiment: Experiment) -> None:
 
 def _supermask_fits(experiment: Experiment) -> None:
     """What a sub-network of random weights asks of the rest."""
-    part, rule = experiment.parametrisation, experiment.aggregator
+    part, rule, attack = experiment.parametrisation, experiment.aggregator, experiment.attack
     if not isinstance(part, Supermask):
+        if isinstance(attack, (VulnerableEdges, OptVulnerableEdges, EdgeControl)):
+            raise ExperimentError(
+                f"attack.kind = '{attack.kind}' exchanges edges that a sub-network keeps; use parametrisation = "
+                "'supermask', or another attack"
+            )
         return
     if experiment.init.kind != "default":
         raise ExperimentError(
             f"init.kind = '{experiment.init.kind}': parametrisation.kind = 'supermask' draws weights and scores "
             "itself; leave it out"
+        )
+    top = getattr(experiment.method, "top", 1.0)
+    if isinstance(rule, Approving) and top < rule.k:
+        raise ExperimentError(
+            f"method.top = {top:g}: aggregator.kind = '{rule.kind}' counts votes on the share {rule.k:g} of the edges; "
+            "let nodes send at least those"
         )
     if isinstance(rule, Approving) and {rule.k} != {part.k, *part.layers.values()}:
         raise ExperimentError(

@@ -159,8 +159,8 @@ def chains(experiment: Experiment, layout: Layout, message: Message, down: Messa
     return up, Chain(steps, down, layout, seed, "downlink")
 
 
-def travelling(experiment: Experiment, message: Message) -> Message:
-    """An encoded message with what a rule that remembers has nodes send besides.
+def travelling(experiment: Experiment, message: Message, made: Message) -> Message:
+    """An encoded message with what a rule that remembers has nodes send besides; `made` is it as the method made it.
 
     Where it compares what local work changed, a node's own sum of that, which receivers cannot know otherwise; where
     records are passed on, one of them. The record has its place in every message, whether or not there is one to send:
@@ -171,7 +171,7 @@ def travelling(experiment: Experiment, message: Message) -> Message:
     rule = experiment.aggregator
     if not isinstance(rule, Remembering) or experiment.method.world != "graph":
         return message
-    history, sums = max(message.values(), key=lambda value: value.numel()), rule.remember == "updates"
+    history, sums = max(made.values(), key=lambda value: value.numel()), rule.remember == "updates"
     more = {"history": history} if sums else {}
     if isinstance(rule, Gossiping):
         record = {"record.history": history} if sums else {f"record.{name}": value for name, value in message.items()}

@@ -55,6 +55,9 @@ class Step:
     chained: ClassVar[bool] = False
     """Whether messages build on earlier ones, so that whoever misses one cannot go on with the next."""
 
+    binding: ClassVar[bool] = True
+    """Whether a message that did not go through it cannot be read; else it is up to the sender."""
+
     @property
     def unbiased(self) -> bool:
         """Whether what is received is what was sent, on average over the dice."""

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_HEADER, MAX_DIMENSIONS, MAX_NAME = 2**20, 8, 1024
+SMALL_HEADER, PARSED = 4096, 8
+"""Bytes of a header that need not be accounted for, and how many bytes of memory one of its bytes takes when it is read
+(measured, at most: of many empty tensors)."""
 """Limits on the header in bytes (some 20,000 tensors), the dimensions of a tensor, the characters of a name."""
 
 _TYPES = {"I64": "int64", "F64": "float64", "F32": "float32", "I32": "int32", "BF16": "bfloat16"}
@@ -100,9 +103,11 @@ def memory(tensor: Tensor) -> memoryview:
     return in_order.as_strided((in_order.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
-def header_bytes(first: bytes, room: int) -> int:
-    """h, from the first 8 bytes of a file of `room` bytes."""
+def header_bytes(first: bytes, room: int, limit: int) -> int:
+    """h, from the first 8 bytes of a file of `room` bytes, which takes no more than `limit` bytes of memory to read."""
     size = int.from_bytes(first, "little")
+    if size > SMALL_HEADER and room + PARSED * size > limit:
+        raise WireError(f"tensor header of {size} bytes takes more memory than the limit of {limit}")
     if not 8 <= size <= min(room - 8, MAX_HEADER) or size % 8:
         raise WireError(f"tensor header of {size} bytes in a payload of {room}; a multiple of 8, at most {MAX_HEADER}")
     return size

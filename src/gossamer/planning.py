@@ -132,7 +132,7 @@ def plan(experiment: Experiment) -> Plan:
     context = context_of(experiment, shards, layout, row_D)
     message, heard = first_messages(experiment, context, row_D)
     up, down = chains(experiment, layout, message, heard)
-    up_bytes, down_bytes = wire.size(travelling(experiment, up.sent)), wire.size(down.sent)
+    up_bytes, down_bytes = wire.size(travelling(experiment, up.sent, message)), wire.size(down.sent)
     graph_of_all = besieged(experiment.topology, placement)
     frozen = setup_bytes(experiment, module, context) * nodes
     steps = [experiment.learner.steps_for(size) for size in shards.sizes]
@@ -153,7 +153,7 @@ def plan(experiment: Experiment) -> Plan:
         participants=sent.participants,
         samples=tuple(shards.sizes),
         message_bytes={"up": up_bytes, "down": down_bytes},
-        unpacked_bytes={"up": wire.size(travelling(experiment, message)), "down": wire.size(heard)},
+        unpacked_bytes={"up": wire.size(travelling(experiment, message, message)), "down": wire.size(heard)},
         fixed={"up": up.fixed, "down": down.fixed},
         bytes_per_round=sum(sent.bytes) / len(sent.bytes),
         bytes_total=sum(sent.bytes) + frozen,

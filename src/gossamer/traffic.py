@@ -77,7 +77,9 @@ def traffic(
             transfers.append(most)
             sizes.append(most * up_bytes)
             clock += max(
-                round_seconds(*told, [None if e.everyone else e.edges_E2 for e in ending], up_bytes, down_bytes)
+                round_seconds(
+                    *told, [None if e.everyone else e.edges_E2 for e in ending], up_bytes, down_bytes, exchanges.adds
+                )
                 for ending in endings
             )
         spent += transfers[-1]

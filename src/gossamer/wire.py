@@ -97,7 +97,7 @@ def decode(frame: Buffer, limit: int = 2**30, schema: int = 0) -> tuple[Message,
         raise WireError(f"frame announces {payload} payload bytes but carries {len(view) - HEADER_BYTES}")
     if hashlib.blake2b(view[:-_DIGEST], digest_size=_DIGEST).digest() != view[-_DIGEST:]:
         raise WireError("frame is damaged: digest differs")
-    data = _HEAD.size + 8 + header_bytes(bytes(view[_HEAD.size : _HEAD.size + 8]), payload)
+    data = _HEAD.size + 8 + header_bytes(bytes(view[_HEAD.size : _HEAD.size + 8]), payload, limit)
     entries = read_header(bytes(view[_HEAD.size + 8 : data]), len(view) - _DIGEST - data)
     return read_tensors(entries, view[data:-_DIGEST]), sender, round
 
@@ -105,7 +105,8 @@ def decode(frame: Buffer, limit: int = 2**30, schema: int = 0) -> tuple[Message,
 class Reader:
     """Takes a frame in pieces, as they arrive, and refuses it as early as can be.
 
-    Holds at most twice what has arrived and never more than `limit` bytes, whatever a frame announces. With a `schema`
+    Holds at most twice what has arrived and never more than `limit` bytes (and some 32 kB to read a header), whatever
+    a frame announces. With a `schema`
     other than 0, frames that state another, or none, are refused.
     """
 
@@ -175,7 +176,7 @@ def _stages(
     start, end = _HEAD.size + 8, _HEAD.size + payload
     total = end + _DIGEST
     yield start, total
-    data = start + header_bytes(frame_B[_HEAD.size : start].tobytes(), payload)
+    data = start + header_bytes(frame_B[_HEAD.size : start].tobytes(), payload, limit)
     yield data, total
     entries = read_header(frame_B[start:data].tobytes(), end - data)
     if end > data:

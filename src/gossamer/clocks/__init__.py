@@ -133,6 +133,7 @@ def round_seconds(
     exchanges: Sequence[Array | None] | None,
     up_bytes: int,
     down_bytes: int,
+    adds: bool = True,
 ) -> float:
     """Simulated seconds of a round in which everybody waits for the slowest.
 
@@ -142,7 +143,8 @@ def round_seconds(
     work_i      = steps_i * step_seconds / speed_i, with jitter
     edges       a node sends as soon as its work is done, to one receiver after the other: the last of its k messages
                 arrives after work_i + k * bytes / bandwidth + latency; further exchanges begin when all have ended
-    all-reduce  of m nodes in a ring: when all are ready, 2(m-1) steps of bytes / m / bandwidth + latency each
+    all-reduce  of m nodes in a ring: when all are ready, 2(m-1) steps of bytes / m / bandwidth + latency each; where
+                messages cannot be added up (`adds`), m-1 steps of bytes / bandwidth + latency
     server      latency + work_i + bytes / bandwidth + latency; the server's own links are not modelled, so that
                 `down_bytes` cost no time
     rests       a round ends no earlier than work_i + rest_i
@@ -156,7 +158,8 @@ def round_seconds(
         end += 2 * latency + upload
     for edges_E2 in exchanges or ():
         if edges_E2 is None:
-            end += 2 * (len(present) - 1) * (latency + clock.upload(up_bytes / len(present)))
+            step = 2 * (latency + clock.upload(up_bytes / len(present))) if adds else latency + upload
+            end += (len(present) - 1) * step
         else:
             senders, counts = np.unique(edges_E2[:, 0], return_counts=True)
             sent = [ready[i] + k * upload + latency for i, k in zip(senders.tolist(), counts.tolist(), strict=True)]

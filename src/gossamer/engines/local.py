@@ -98,6 +98,7 @@ class Local:
             None if exchanges is None else [None if e.everyone else e.edges_E2 for e in exchanges],
             federation.up_bytes,
             federation.down_bytes,
+            federation.exchanges.adds,
         )
 
 
@@ -151,10 +152,10 @@ def whole(sent: dict[str, Tensor], node: int) -> bool:
 def _at_server(federation: Federation, result: Round, folds: dict[str, Fold]) -> None:
     clock = time.perf_counter()
     participants = result.participants
+    struck = _strike(federation, result, None)
     result.communicated, result.transfers = True, 2 * len(participants)
     result.sent_N[participants] = federation.sent_bytes.numpy()[participants]
     result.received_N[participants] = federation.told_bytes(result.round)
-    struck = _strike(federation, result, None)
     heard = np.setdiff1d(participants, struck.absent) if struck.absent else participants
     weights = [outcome.weight for outcome in result.outcomes if outcome.node not in struck.absent]
     if not len(heard):
@@ -186,18 +187,19 @@ def _on_graph(federation: Federation, backend: Backend, result: Round, exchanges
     """Exchange after exchange; all but the last change what is sent, the last is merged."""
     round, participants = result.round, result.participants
     for exchange in exchanges[:-1]:
-        _count(federation, result, exchange)
         clock = time.perf_counter()
         mixed = {name: rows.clone() for name, rows in federation.sent.items()}
-        for receiver, inbox in _inboxes(federation, exchange, result, _strike(federation, result, exchange)):
+        struck = _strike(federation, result, exchange)
+        _count(federation, result, exchange)
+        for receiver, inbox in _inboxes(federation, exchange, result, struck):
             for name, value in inbox.fields.items():
                 mixed[name][receiver].copy_(value)
         federation.send_again(mixed, participants, exchange.round + 1)
         result.seconds["exchange"] += time.perf_counter() - clock
-    if exchanges:
-        _count(federation, result, exchanges[-1])
     clock = time.perf_counter()
     struck = _strike(federation, result, exchanges[-1]) if exchanges else Struck()
+    if exchanges:
+        _count(federation, result, exchanges[-1])
     if exchanges and _straight(federation, exchanges[-1], result):
         backend.mix(_mixing(federation, exchanges[-1], struck))
         result.seconds["exchange"] += time.perf_counter() - clock

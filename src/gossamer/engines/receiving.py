@@ -169,7 +169,7 @@ class Receiving:
         for name, rows in federation.sent.items():
             letters = None
             if federation.adversary.per_neighbour and receiver is not None:
-                letters = federation.adversary.letters(name, rows, self.round, receiver, heard, given)
+                letters = federation.adversary.letters(name, federation.sent, self.round, receiver, heard, given)
             if (rule.linear or plain) and letters is None and (receiver is None or name not in federation.exact):
                 fold = Fold()
                 for node, weight in zip(heard.tolist(), weights, strict=True):

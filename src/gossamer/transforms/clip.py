@@ -32,6 +32,7 @@ class Clip(Transform):
     source: ClassVar[str] = "Pascanu et al. 2013, Algorithm 1; Abadi et al. 2016, Algorithm 1 (of what one sender adds)"
     needs: ClassVar[Form] = "whole"
     leaves: ClassVar[Form] = "whole"
+    binding: ClassVar[bool] = False
 
     kind: Literal["clip"] = "clip"
     norm: float = Field(
