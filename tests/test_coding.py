@@ -268,3 +268,13 @@ def test_the_dice_of_a_step_are_its_own() -> None:
         for round in range(3)
     }
     assert len(draws) == 18
+
+
+def test_what_is_remembered_is_in_the_plan() -> None:
+    """Error feedback keeps a message for each node, copies of models as well; both are float32 here."""
+    for world, chain in (({}, ["error_feedback", "sign"]), (RING, ["choco", "sign"])):
+        with_memory, without = small(**world, transforms=chain), small(**world, transforms=chain[1:])
+        plans = [gossamer.plan(experiment) for experiment in (with_memory, without)]
+        more = plans[0].memory_bytes["population"] - plans[1].memory_bytes["population"]
+        assert more == plans[0].nodes * plans[0].parameters * 4
+        assert more == sum(rows.nbytes for rows in Federation(with_memory).up.memory.values())
