@@ -51,7 +51,10 @@ The pictures of partitions show the digits dealt to 16 nodes, and for natural gr
 def page() -> str:
     """The whole page."""
     sections = {key: field.annotation for key, field in Experiment.model_fields.items() if _is_section(field)}
-    bases = {_family_of(key): key for key in Experiment.model_fields if _family_of(key)}
+    bases: dict[str, str] = {}
+    for key in Experiment.model_fields:
+        if family := _family_of(key):
+            bases.setdefault(family, key)
     parts = [HEAD, "## Plain keys\n", _table(Experiment, skip=sections.keys() | set(bases.values()))]
     for key, section in sections.items():
         parts += [f"## `{key}`\n", f"{inspect.getdoc(section)}\n", _table(section, skip=set())]

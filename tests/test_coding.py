@@ -223,7 +223,7 @@ def test_what_is_forged_goes_over_the_wire_like_everything_else() -> None:
         ({"transforms": ["error_feedback", {"kind": "random_k", "share": 0.1}]}, "rescale"),
         ({"transforms": ["choco", "top_k"]}, "use 'error_feedback'"),
         ({**RING, "downlink": ["int8"]}, "no server that sends"),
-        ({"downlink": ["error_feedback", "top_k"]}, "without memory"),
+        ({"downlink": ["top_k"]}, "a server sends its whole model"),
         ({**RING, "transforms": ["choco"], "aggregator": "median"}, "aggregator.kind = 'median'"),
         ({**RING, "transforms": ["choco", "choco"]}, "once is enough"),
         ({**RING, "transforms": ["choco"], "topology": "random_matching"}, "fixed graph"),
@@ -241,7 +241,7 @@ def test_what_is_forged_goes_over_the_wire_like_everything_else() -> None:
         ({"method": "fedasync", "clock": "events", "transforms": ["zstd"]}, "by the clock"),
         ({**VOTES, "init": {"kind": "kaiming"}}, "draws weights and scores"),
         ({**VOTES, "aggregator": {"kind": "approval", "k": 0.3}}, "aggregator.k = 0.3"),
-        ({**VOTES, "transforms": ["cast"]}, "method.kind = 'frl' leaves only bytes"),
+        ({**VOTES, "transforms": ["cast"]}, "a code of its own"),
         ({**VOTES, "parametrisation": "identity"}, "parametrisation = 'supermask'"),
         ({**VOTES, "method": {"kind": "frl", "coder": "optimal", "top": 0.5}}, "coder = 'packed'"),
         ({"transforms": [{"kind": "top_k", "count": 0}]}, "count"),
@@ -278,3 +278,38 @@ def test_what_is_remembered_is_in_the_plan() -> None:
         more = plans[0].memory_bytes["population"] - plans[1].memory_bytes["population"]
         assert more == plans[0].nodes * plans[0].parameters * 4
         assert more == sum(rows.nbytes for rows in Federation(with_memory).up.memory.values())
+
+
+OWN = '''
+from typing import Literal
+from gossamer.transforms import Transform
+
+class Own(Transform):
+    """A transform with a mistake."""
+    kind: Literal["own"] = "own"
+
+    def outline(self, like, layout):
+        return {OUTLINE}
+
+    def forward(self, message, passage):
+        return {FORWARD}
+'''
+
+
+@pytest.mark.parametrize(
+    ("outline", "forward", "words"),
+    [
+        (
+            "{k: v[:1] for k, v in like.items()}",
+            "message",
+            r"transform 0 \(Own\): what forward makes is not what outline",
+        ),
+        ("dict(like)", "1 / 0", r"transform 0 \(Own\): forward failed: ZeroDivisionError"),
+        ("like['nothing']", "message", r"transform 0 \(Own\): outline failed: KeyError"),
+    ],
+)
+def test_mistakes_in_a_transform_of_ones_own_are_named(outline: str, forward: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / f"own_{abs(hash(outline + forward))}.py"
+    file.write_text(OWN.replace("{OUTLINE}", outline).replace("{FORWARD}", forward), encoding="utf-8")
+    with pytest.raises(ExperimentError, match=words):
+        Federation(small(transforms=[{"file": str(file)}]))

@@ -70,13 +70,22 @@ def test_nothing_follows_a_step_of_unknown_length() -> None:
 @pytest.mark.parametrize(
     ("steps", "text"),
     [
-        ([QSGD(), TopK()], "top_k: it works on whole messages, but qsgd leaves only codes; put it before, or out"),
-        ([TopK(), Choco()], "choco: it works on whole messages, but top_k leaves only numbers; put it before, or out"),
+        (
+            [QSGD(), TopK()],
+            "top_k: it works on whole messages, but qsgd leaves only codes; change their order, or leave one of them out",
+        ),
+        (
+            [TopK(), Choco()],
+            "choco: it works on whole messages, but top_k leaves only numbers; change their order, or leave one of them out",
+        ),
         (
             [Zstd(), Cast()],
-            "cast: it works on floating-point numbers, but zstd leaves only bytes; put it before, or out",
+            "cast: it works on floating-point numbers, but zstd leaves only bytes; change their order, or leave one of them out",
         ),
-        ([Zstd(), Zstd()], "zstd: it works on codes, but zstd leaves only bytes; put it before, or out"),
+        (
+            [Zstd(), Zstd()],
+            "zstd: it works on all but bytes, but zstd leaves only bytes; change their order, or leave one of them out",
+        ),
         ([TopK(), Sign(), NF4()], "nf4: it works on floating-point numbers, but sign leaves only codes"),
     ],
 )

@@ -9,7 +9,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from gossamer import wire
-from gossamer.errors import WireError
+from gossamer.errors import ExperimentError, WireError
 from gossamer.passages import Passage
 from gossamer.population import shared
 from gossamer.randomness import ANY, generator
@@ -32,8 +32,13 @@ class Chain:
         self.steps, self.layout, self.seed, self.purpose = tuple(steps), layout, seed, purpose
         self.outlines = [{name: value.to("meta") for name, value in like.items()}]
         """Of a message before each step, and (the last) on the wire."""
-        for step in self.steps:
-            self.outlines.append(step.outline(self.outlines[-1], layout))
+        for place, step in enumerate(self.steps):
+            try:
+                self.outlines.append(step.outline(self.outlines[-1], layout))
+            except Exception as error:
+                raise ExperimentError(
+                    f"{purpose} {place} ({type(step).__name__}): outline failed: {type(error).__name__}: {error}"
+                ) from error
         self.memory: dict[str, Tensor] = {}
         """What is remembered, [N, ...] under 'step.field'."""
 
@@ -69,7 +74,14 @@ class Chain:
                 if bool(value.any()):
                     rows.copy_(value.expand_as(rows))
             own = {name: value.clone() for name, value in kept.items()}
-            message = step.forward(message, self._passage(place, 0, ANY, own))
+            what = f"{self.purpose} {place} ({type(step).__name__})"
+            try:
+                message = step.forward(message, self._passage(place, 0, ANY, own))
+            except Exception as error:
+                reason = f"forward failed: {type(error).__name__}: {error}"
+                raise ExperimentError(f"{what}: {reason}") from error
+            if reason := wire.refused(message, self.outlines[place + 1], step.fixed):
+                raise ExperimentError(f"{what}: what forward makes is not what outline says: {reason}")
 
     def memory_bytes(self) -> int:
         """Bytes of what is remembered of one sender."""

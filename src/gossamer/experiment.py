@@ -134,8 +134,12 @@ class Experiment(Section):
     schedule: Annotated[Schedule, Choice()] = Every()
     clock: Annotated[Clock, Choice()] = Rounds()
     aggregator: Annotated[Aggregator, Choice()] = Mean()
-    transforms: tuple[Annotated[Transform, Choice()], ...] = ()
-    downlink: tuple[Annotated[Transform, Choice()], ...] = ()
+    transforms: tuple[Annotated[Transform, Choice()], ...] = Field(
+        default=(), description="what is done to messages of nodes, in the order of sending"
+    )
+    downlink: tuple[Annotated[Transform, Choice()], ...] = Field(
+        default=(), description="what is done to a server's model on its way to the nodes; kinds as for transforms"
+    )
     hostile: Annotated[Hostile, Choice()] = Nobody()
     attack: Annotated[Attack, Choice()] = Honest()
     root: int = Field(

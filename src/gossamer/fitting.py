@@ -201,6 +201,11 @@ def _messages_fit(experiment: Experiment) -> None:
     for steps, down in ((ups, False), (downs, True)):
         check_steps([*((own, step) for step in method.packing(down)), *steps], own)
     for name, step in downs:
+        if step.for_changes:
+            raise ExperimentError(
+                f"{name}: it is made for what local work changed, but a server sends its whole model, of which too "
+                "little would be left; use 'cast', 'int8', 'nf4', 'qsgd' or 'zstd'"
+            )
         if step.remembers:
             raise ExperimentError(
                 f"{name}: it is for nodes, of whose earlier messages the server knows; a node that takes part again "
@@ -243,6 +248,10 @@ def _supermask_fits(experiment: Experiment) -> None:
         raise ExperimentError(
             f"init.kind = '{experiment.init.kind}': parametrisation.kind = 'supermask' draws weights and scores "
             "itself; leave it out"
+        )
+    if part.k == 1 and not part.layers:
+        raise ExperimentError(
+            "parametrisation.k = 1: a model that uses all edges, whatever their scores, cannot learn; use e.g. 0.5"
         )
     top = getattr(experiment.method, "top", 1.0)
     if isinstance(rule, Approving) and top < rule.k:

@@ -55,6 +55,8 @@ class Step:
     chained: ClassVar[bool] = False
     """Whether messages build on earlier ones, so that whoever misses one cannot go on with the next."""
 
+    for_changes: ClassVar[bool] = False
+    """Whether it is made for what local work changed: a whole model, as a server sends it, would not survive it."""
     binding: ClassVar[bool] = True
     """Whether a message that did not go through it cannot be read; else it is up to the sender."""
 
@@ -120,8 +122,15 @@ def check_steps(steps: Sequence[tuple[str, Step]], start: str) -> None:
     order = get_args(Form)
     left, whose = "whole", start
     for name, step in steps:
+        if step.needs not in order or step.leaves not in order:
+            raise ExperimentError(f"{name}: needs = '{step.needs}', leaves = '{step.leaves}'; each is one of {order}")
+        if whose == start and left == "bytes":
+            raise ExperimentError(f"{name}: {start} has a code of its own for its messages; leave transforms out")
         if order.index(step.needs) < order.index(left):
-            wants = {"whole": "whole messages", "numbers": "floating-point numbers", "codes": "codes"}[step.needs]
-            raise ExperimentError(f"{name}: it works on {wants}, but {whose} leaves only {left}; put it before, or out")
+            wants = {"whole": "whole messages", "numbers": "floating-point numbers", "codes": "all but bytes"}
+            raise ExperimentError(
+                f"{name}: it works on {wants[step.needs]}, but {whose} leaves only {left}; change their order, or "
+                "leave one of them out"
+            )
         if order.index(step.leaves) > order.index(left):
             left, whose = step.leaves, name

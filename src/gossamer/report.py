@@ -178,7 +178,7 @@ def _choices(run: Run) -> str:
     if asked["aggregator"]["kind"] != "mean":
         told.append(rule_in_words(asked["aggregator"]))
     told += [in_words("transforms", part) for part in asked["transforms"]]
-    told += [in_words("downlink", part) for part in asked.get("downlink", [])]
+    told += [f"{in_words('downlink', part)} down" for part in asked.get("downlink", [])]
     if asked.get("attack", {"kind": "honest"})["kind"] != "honest":
         told.append(f"under {in_words('attack', asked['attack'])}")
     return " · ".join(told).replace("_", " ")

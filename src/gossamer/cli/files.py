@@ -133,20 +133,28 @@ def _facts(one: Plan) -> list[list[str]]:
         when = "" if graph.rounds == 1 else " (round 1)"
         lines.append([f"who hears whom{when}", "\n".join(told) + more])
     lines += [
-        ["message", f"{_message(one, 'up')} up, {_message(one, 'down')} down"],
+        ["message", _messages(one)],
         ["a node and round", f"{_each(one, 'up')} up, {_each(one, 'down')} down"],
         ["over time", _over_time(one)],
         ["simulated time", f"{one.seconds[-1]:.4g} s, {_clock(one)}"],
         [
             "sent",
-            f"{'at most ' if one.at_most else ''}{count(sum(one.transfers))} models, {size(one.bytes_per_round)} "
-            f"a round, {size(one.bytes_total)} in all ({count(one.bytes_total)} bytes)",
+            f"{'at most ' if one.experiment.schedule.looks else ''}{count(sum(one.transfers))} messages, "
+            f"{'at most ' if one.at_most else ''}{size(one.bytes_per_round)} a round, {size(one.bytes_total)} in all "
+            f"({count(one.bytes_total)} bytes)",
         ],
         ["set-up", size(one.setup_bytes)] if one.setup_bytes else [],
         ["memory", f"about {units.size(one.memory_bytes['total'])} at most: {memory}"],
         ["back end", one.backend],
     ]
     return [line for line in lines if line and line[1]]
+
+
+def _messages(one: Plan) -> str:
+    """With a server both ways; on a graph a node's, which goes to each that hears it."""
+    if one.experiment.method.world == "server":
+        return f"{_message(one, 'up')} up, {_message(one, 'down')} down"
+    return f"{_message(one, 'up')} to each that hears it"
 
 
 def _message(one: Plan, way: str) -> str:

@@ -53,7 +53,7 @@ def template(name: str) -> str:
         if hasattr(type(value), "model_fields"):
             tables.append(_table(key, value, field))
         elif isinstance(value, tuple):
-            plain.append(_line(key, list(value), f"in the order of sending; kinds: {_kinds(_inner(field))}"))
+            plain.append(_line(key, list(value), f"{_meaning(field)}; kinds: {_kinds(_inner(field))}"))
         else:
             plain.append(_line(key, value, _meaning(field)))
     return "\n".join([*plain, *tables]) + TAIL

@@ -27,6 +27,7 @@ class Choco(Transform):
 
     source: ClassVar[str] = "Koloskova, Stich and Jaggi 2019, Algorithm 2 (CHOCO-SGD), with the step before the mixing"
     needs: ClassVar[Form] = "whole"
+    for_changes: ClassVar[bool] = True
     leaves: ClassVar[Form] = "whole"
     chained: ClassVar[bool] = True
 

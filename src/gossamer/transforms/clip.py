@@ -31,6 +31,7 @@ class Clip(Transform):
 
     source: ClassVar[str] = "Pascanu et al. 2013, Algorithm 1; Abadi et al. 2016, Algorithm 1 (of what one sender adds)"
     needs: ClassVar[Form] = "whole"
+    for_changes: ClassVar[bool] = True
     leaves: ClassVar[Form] = "whole"
     binding: ClassVar[bool] = False
 

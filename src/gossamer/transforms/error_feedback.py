@@ -22,6 +22,7 @@ class ErrorFeedback(Transform):
 
     source: ClassVar[str] = "Seide et al. 2014; Karimireddy et al. 2019, Algorithm 1; Stich et al. 2018 for top-k"
     needs: ClassVar[Form] = "whole"
+    for_changes: ClassVar[bool] = True
     leaves: ClassVar[Form] = "whole"
     chained: ClassVar[bool] = True
 

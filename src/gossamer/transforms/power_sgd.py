@@ -35,6 +35,7 @@ class PowerSGD(Transform):
         "Vogels, Karimireddy and Jaggi 2019, Algorithm 1, with P of one sender instead of their mean"
     )
     needs: ClassVar[Form] = "whole"
+    for_changes: ClassVar[bool] = True
     leaves: ClassVar[Form] = "numbers"
 
     kind: Literal["power_sgd"] = "power_sgd"

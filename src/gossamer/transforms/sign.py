@@ -24,6 +24,8 @@ class Sign(Blockwise):
 
     source: ClassVar[str] = "Bernstein et al. 2018 (signSGD); Karimireddy et al. 2019, Algorithm 1 (the scale)"
 
+    for_changes: ClassVar[bool] = True
+
     kind: Literal["sign"] = "sign"
     block: int | None = Field(default=None, ge=1, description="numbers that share a scale; none: all of a tensor")
 

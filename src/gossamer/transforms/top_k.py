@@ -26,6 +26,7 @@ class Sparse(Transform):
     """Base of the transforms that send k of the n coordinates of each field."""
 
     needs: ClassVar[Form] = "whole"
+    for_changes: ClassVar[bool] = True
     leaves: ClassVar[Form] = "numbers"
 
     share: float | None = Field(
