@@ -175,6 +175,8 @@ def _choices(run: Run) -> str:
     told = [in_words("method", asked["method"])]
     if run.record["world"] != "alone":
         told.append(in_words("topology", asked["topology"]))
+    if (part := asked.get("parametrisation", {"kind": "identity"}))["kind"] != "identity":
+        told.append(in_words("parametrisation", part))
     if asked["aggregator"]["kind"] != "mean":
         told.append(rule_in_words(asked["aggregator"]))
     told += [in_words("transforms", part) for part in asked["transforms"]]
