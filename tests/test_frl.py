@@ -274,7 +274,7 @@ def test_halves_are_pure_and_a_state_keeps_its_names_and_types(world: dict[str, 
     [
         ({"parametrisation": "identity"}, "parametrisation.kind = 'identity'; use parametrisation = 'supermask'"),
         ({"method": {"kind": "frl", "coder": "optimal", "top": 0.5}}, "method.top = 0.5: coder = 'optimal' is for"),
-        ({"transforms": ["cast"]}, "transforms.0.kind = 'cast': it works on"),
+        ({"transforms": ["cast"]}, "transforms.0.kind = 'cast': method.kind = 'frl' has a code of its own"),
         ({**RING, "init": {"shared": False}}, "init.shared = false: with method.kind = 'frl_gossip'"),
         ({"clock": {"kind": "events"}}, "method.kind = 'frl' needs rounds"),
         ({"method": {"kind": "frl", "top": 0}}, "method.top"),
