@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 import torch
 from federations import small
@@ -80,45 +81,33 @@ def test_whole_numbers_stay_whole_numbers(chain: list[Any], tmp_path: Path) -> N
     assert Inbox({}, 0, 0.0).count == 0
 
 
-def test_what_is_written_to_one_neighbour_is_a_ranking_too() -> None:
-    """Millions instead of positions: what neighbours read is an order of the edges, and no more."""
-    federation = Federation(
-        small(
-            **VOTES,
-            method="frl_gossip",
-            topology="ring",
-            hostile={"count": 2, "placement": "first"},
-            attack={"kind": "gaussian", "sigma": 1e6, "aim": "neighbour"},
-        )
-    )
-    engine = Local(federation, Eager(federation))
-    engine.train(0)
-    heard, weights = torch.tensor([1, 2, 3]).numpy(), torch.full((3,), 1 / 3).double().numpy()
-    letters = federation.adversary.letters("ranks", federation.sent, 0, 2, heard, weights)
+def written_to(receiver: int, name: str, **changes: Any) -> tuple[torch.Tensor, Federation]:
+    """What hostile nodes of a ring write to one neighbour in a field, in the first round."""
+    federation = Federation(small(topology="ring", **changes))
+    Local(federation, Eager(federation)).train(0)
+    heard = np.array([receiver - 1, receiver, receiver + 1])
+    letters = federation.adversary.letters(name, federation.sent, 0, receiver, heard, np.full(3, 1 / 3))
     assert letters is not None
     assert letters[1] is not None
+    return letters[1], federation
+
+
+def test_what_is_written_to_one_neighbour_is_a_ranking_too() -> None:
+    """Millions instead of positions: what neighbours read is an order of the edges, and no more."""
+    attack = {"kind": "gaussian", "sigma": 1e6, "aim": "neighbour"}
+    hostile = {"count": 2, "placement": "first"}
+    letters_HD, federation = written_to(2, "ranks", **VOTES, method="frl_gossip", hostile=hostile, attack=attack)
     for entry in federation.layout.entries:
-        positions = letters[1][0, entry.start : entry.stop].sort().values
+        positions = letters_HD[0, entry.start : entry.stop].sort().values
         assert positions.equal(torch.arange(len(positions)).to(positions))
 
 
 def test_letters_go_through_the_transforms() -> None:
-    federation = Federation(
-        small(
-            method="dsgd",
-            topology="ring",
-            hostile={"count": 1, "placement": "first"},
-            attack={"kind": "gaussian", "sigma": 3.0, "aim": "neighbour"},
-            transforms=[{"kind": "top_k", "share": 0.1}],
-        )
-    )
-    engine = Local(federation, Eager(federation))
-    engine.train(0)
-    heard, weights = torch.tensor([0, 1, 2]).numpy(), torch.full((3,), 1 / 3).double().numpy()
-    letters = federation.adversary.letters("row", federation.sent, 0, 1, heard, weights)
-    assert letters is not None
-    assert letters[1] is not None
-    assert int((letters[1] != 0).sum()) == -(-federation.layout.size // 10)
+    attack = {"kind": "gaussian", "sigma": 3.0, "aim": "neighbour"}
+    sparse = {"transforms": [{"kind": "top_k", "share": 0.1}]}
+    hostile = {"count": 1, "placement": "first"}
+    letters_HD, federation = written_to(1, "row", method="dsgd", hostile=hostile, attack=attack, **sparse)
+    assert int((letters_HD != 0).sum()) == -(-federation.layout.size // 10)
 
 
 def test_bytes_of_forged_messages_are_those_of_their_frames(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_every_attack_meets_a_median_and_a_combination(kind, world, tmp_path):
             small(hostile={"count": 2}, attack=kind)
         return
     data: dict[str, Any] = {"model": "mlp"}
-    if kind in ("vulnerable_edges", "opt_vulnerable_edges", "edge_control"):
+    if discover(Attack)[kind].exchanges:
         data |= {"parametrisation": "supermask", "method": "frl_gossip" if world == "graph" else "frl"}
     for rule in ("median", {"kind": "multi_krum", "f": 2}):
         changes = {**(GRAPH if world == "graph" else {}), **data, "aggregator": rule, "rounds": 3}

@@ -29,14 +29,12 @@ def model_task(federation: Federation, node: int, round: int, before: bool = Fal
     `before`: as its local work left it, before the exchange of the round.
     """
     view = federation.view(node, round, np.arange(federation.nodes))
-    state = federation.population.state_of(0 if federation.has_server else node)
-    if before and node in federation.participants(round - 1):
+    state = None if federation.has_server else federation.population.state_of(node)
+    if state is not None and before and node in federation.participants(round - 1):
         source = federation.exact or federation.sent
         state = {**state, **{name: source[name][node] for name in state.keys() & source.keys()}}
-    own = federation.population.own_of(node)
-    if federation.has_server:
-        return federation.method.model(own, federation.down(node, view), view)
-    return federation.method.model(own, federation.method.publish(state, view), view)
+    down = federation.down(node, view, state)
+    return federation.method.model(federation.population.own_of(node), down, view)
 
 
 def merge_models(federation: Federation, round: int, before: bool = False) -> None:

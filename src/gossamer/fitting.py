@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING
 
 from gossamer.aggregators import Gossiping, Robust
 from gossamer.aggregators.approval import Approving
-from gossamer.attacks.edge_control import EdgeControl
-from gossamer.attacks.opt_vulnerable_edges import OptVulnerableEdges
-from gossamer.attacks.vulnerable_edges import VulnerableEdges
 from gossamer.errors import ExperimentError
+from gossamer.methods.frl import FRL
 from gossamer.parametrisations.supermask import Supermask
 from gossamer.passages import check_steps
 from gossamer.schedules import ALL
 from gossamer.transforms.choco import Choco
-from gossamer.transforms.error_feedback import ErrorFeedback
 
 if TYPE_CHECKING:
     from gossamer.experiment import Experiment
@@ -220,15 +217,15 @@ def _messages_fit(experiment: Experiment) -> None:
                 f"{name}: records that aggregator.kind = '{experiment.aggregator.kind}' passes on have their place in "
                 "every message, which needs messages of known length; leave it out"
             )
-    correcting = next((place for place, (_, step) in enumerate(ups) if isinstance(step, (Choco, ErrorFeedback))), None)
-    for name, step in ups[correcting:] if correcting is not None else []:
+    chained = [place for place, (_, step) in enumerate(ups) if step.chained]
+    for name, step in ups[chained[0] :] if chained else []:
         if step.expands:
             raise ExperimentError(
                 f"{name}: what is lost is sent again, and grows without end where messages are scaled up; set rescale "
-                "= false, or leave out " + ups[correcting or 0][1].kind
+                f"= false, or leave out {ups[chained[0]][1].kind}"
             )
-    if world == "graph":
-        _memories_fit(experiment, [name for name, step in ups if step.chained])
+    if world == "graph" and chained:
+        _memories_fit(experiment, ups[chained[0]][0])
     for name, step in ups:
         if isinstance(step, Choco):
             _copies_fit(experiment, name)
@@ -238,7 +235,7 @@ def _supermask_fits(experiment: Experiment) -> None:
     """What a sub-network of random weights asks of the rest."""
     part, rule, attack = experiment.parametrisation, experiment.aggregator, experiment.attack
     if not isinstance(part, Supermask):
-        if isinstance(attack, (VulnerableEdges, OptVulnerableEdges, EdgeControl)):
+        if attack.exchanges:
             raise ExperimentError(
                 f"attack.kind = '{attack.kind}' exchanges edges that a sub-network keeps; use parametrisation = "
                 "'supermask', or another attack"
@@ -253,7 +250,7 @@ def _supermask_fits(experiment: Experiment) -> None:
         raise ExperimentError(
             "parametrisation.k = 1: a model that uses all edges, whatever their scores, cannot learn; use e.g. 0.5"
         )
-    top = getattr(experiment.method, "top", 1.0)
+    top = experiment.method.top if isinstance(experiment.method, FRL) else 1.0
     if isinstance(rule, Approving) and top < rule.k:
         raise ExperimentError(
             f"method.top = {top:g}: aggregator.kind = '{rule.kind}' counts votes on the share {rule.k:g} of the edges; "
@@ -266,14 +263,14 @@ def _supermask_fits(experiment: Experiment) -> None:
         )
 
 
-def _memories_fit(experiment: Experiment, names: list[str]) -> None:
+def _memories_fit(experiment: Experiment, name: str) -> None:
     """Neighbours that remember must hear every message."""
     schedule, topology = experiment.schedule, experiment.topology
     intensities = {schedule.intensity(round, experiment.rounds) for round in range(experiment.rounds)}
     whole = intensities <= {0.0, 1.0} and schedule.final != "merge" and not schedule.looks and schedule.limit(1) == ALL
-    if names and (topology.varies or not whole or schedule.participation < 1 or experiment.clock.drop):
+    if topology.varies or not whole or schedule.participation < 1 or experiment.clock.drop:
         raise ExperimentError(
-            f"{names[0]}: neighbours must hear every message of each other: it needs a fixed graph, all nodes and "
+            f"{name}: neighbours must hear every message of each other: it needs a fixed graph, all nodes and "
             "links in every exchange, no all-reduce, no budget and no lost messages"
         )
 

@@ -51,10 +51,8 @@ class Step:
     """What it leaves; a step that leaves 'whole' leaves a message as whole as it was."""
     fixed: ClassVar[bool] = True
     """Whether the length of what it makes is known from names, types and shapes alone; else only a bound is."""
-
     chained: ClassVar[bool] = False
     """Whether messages build on earlier ones, so that whoever misses one cannot go on with the next."""
-
     for_changes: ClassVar[bool] = False
     """Whether it is made for what local work changed: a whole model, as a server sends it, would not survive it."""
     binding: ClassVar[bool] = True

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_HEADER, MAX_DIMENSIONS, MAX_NAME = 2**20, 8, 1024
+"""Limits on the header in bytes (some 20,000 tensors), the dimensions of a tensor, the characters of a name."""
 SMALL_HEADER, PARSED = 4096, 8
 """Bytes of a header that need not be accounted for, and how many bytes of memory one of its bytes takes when it is read
 (measured, at most: of many empty tensors)."""
-"""Limits on the header in bytes (some 20,000 tensors), the dimensions of a tensor, the characters of a name."""
 
 _TYPES = {"I64": "int64", "F64": "float64", "F32": "float32", "I32": "int32", "BF16": "bfloat16"}
 _TYPES |= {"F16": "float16", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
@@ -57,6 +57,7 @@ Signature = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
 def signature_of(message: dict[str, Tensor]) -> Signature:
+    """What a message's frame looks like, whatever its numbers."""
     return tuple((name, str(tensor.dtype), tuple(tensor.shape)) for name, tensor in message.items())
 
 

@@ -106,8 +106,7 @@ class Reader:
     """Takes a frame in pieces, as they arrive, and refuses it as early as can be.
 
     Holds at most twice what has arrived and never more than `limit` bytes (and some 32 kB to read a header), whatever
-    a frame announces. With a `schema`
-    other than 0, frames that state another, or none, are refused.
+    a frame announces. With a `schema` other than 0, frames that state another, or none, are refused.
     """
 
     def __init__(self, limit: int = 2**30, schema: int = 0) -> None:

@@ -89,6 +89,8 @@ class Attack(Plug):
     """Whether it changes the data that hostile nodes train on."""
     forges: ClassVar[bool] = False
     """Whether it changes what they send."""
+    exchanges: ClassVar[bool] = False
+    """Whether it is about which edges a sub-network keeps, so that there must be one."""
     frames: ClassVar[bool] = False
     """Whether they forge what nodes tell each other about others (SybilWall's gossip), so that honest ones are
     distrusted."""

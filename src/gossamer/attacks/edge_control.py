@@ -27,6 +27,7 @@ class EdgeControl(Attack):
 
     source: ClassVar[str] = "Chen, Gong, Ning, Zhang and Zhang 2026 (The Puppeteer's Attack), ECA"
     knows: ClassVar[Knowledge] = "defence"
+    exchanges: ClassVar[bool] = True
 
     kind: Literal["edge_control"] = "edge_control"
     target: float = Field(default=0.5, ge=0, le=1, description="accuracy aimed at, from 0 to 1")

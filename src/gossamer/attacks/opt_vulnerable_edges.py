@@ -32,6 +32,7 @@ class OptVulnerableEdges(Attack):
 
     source: ClassVar[str] = "Gong et al. 2025 (VEM), with a search against the rule"
     knows: ClassVar[Knowledge] = "defence"
+    exchanges: ClassVar[bool] = True
 
     kind: Literal["opt_vulnerable_edges"] = "opt_vulnerable_edges"
 

@@ -35,6 +35,7 @@ class VulnerableEdges(Attack):
 
     source: ClassVar[str] = "Gong, Zhang, Zhang, Zhang, Xiang and Pan 2025 (Not All Edges are Equally Robust), VEM"
     knows: ClassVar[Knowledge] = "honest"
+    exchanges: ClassVar[bool] = True
 
     kind: Literal["vulnerable_edges"] = "vulnerable_edges"
     sees: Sight = Field(
