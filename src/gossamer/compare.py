@@ -177,7 +177,7 @@ def reach(runs: Sequence[Run], target: float, metric: str = "test_accuracy") -> 
 @dataclass(frozen=True)
 class Row:
     """One arm of a comparison. `merged` is the global or averaged model, `validation` the nodes' own items, `attack`
-    the success of an attack that has an aim.
+    the success of an attack that has an aim, `epsilon` what was spent of a privacy budget.
 
     `reach` is None without a target.
     """
@@ -189,6 +189,7 @@ class Row:
     merged: Estimate | None
     validation: Estimate | None
     attack: Estimate | None
+    epsilon: Estimate | None
     bytes: Estimate | None
     seconds: Estimate | None
     rounds: int
@@ -214,6 +215,7 @@ def _row(arm: str, runs: Sequence[Run], target: float | None) -> Row:
         merged=over_seeds("merged_accuracy"),
         validation=over_seeds("validation_accuracy"),
         attack=over_seeds("attack_success"),
+        epsilon=over_seeds("epsilon"),
         bytes=over_seeds("bytes"),
         seconds=over_seeds("seconds"),
         rounds=max(int(summary["rounds"]) for summary in summaries),

@@ -46,6 +46,12 @@ class WireError(GossamerError):
     """A frame received is not a valid message."""
 
 
+class ProtocolError(GossamerError):
+    """A step of a secure sum cannot be taken: too few are left, or somebody said what does not belong there."""
+
+    exit_code = 3
+
+
 class NodeError(GossamerError):
     """Something failed at one node (-1: with the server's or the merged model).
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -40,6 +41,8 @@ from gossamer.parametrisations.identity import Identity
 from gossamer.partitions import Partition
 from gossamer.partitions.dirichlet import Dirichlet
 from gossamer.plugs import Choice
+from gossamer.privacy import Privacy
+from gossamer.privacy.none import NoPrivacy
 from gossamer.schedules import Schedule
 from gossamer.schedules.every import Every
 from gossamer.topologies import Topology
@@ -110,6 +113,45 @@ class Checkpoint(Section):
     max_share: float = Field(default=0.05, gt=0, le=1, description="checkpoints take at most this share of the time")
 
 
+class SecureSum(Section):
+    """The server sees the sum of the messages only: integers under masks that cancel, see docs/secure-sums.md."""
+
+    threshold: int | float = Field(
+        default=0.667,
+        gt=0,
+        description="nodes that must be left to open a sum: a number, or a share of the participants, rounded up; fewer "
+        "that join the server learn nothing",
+    )
+    bits: int = Field(
+        default=16, ge=2, le=31, description="of the integer that a number becomes; all sums are modulo 2^32"
+    )
+    range: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="largest magnitude of a number, larger ones are cut off; where privacy clips it is that norm",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="chance that a participant is lost in a round, at any step of the protocol"
+    )
+    masked: bool = Field(
+        default=True, description="play the protocol; false: add the same integers without masks, for the same sums"
+    )
+
+    @field_validator("threshold")
+    @classmethod
+    def _most(cls, value: int | float) -> int | float:
+        if isinstance(value, float) and not 0.5 < value <= 1:
+            raise ValueError("give a share above 0.5 and at most 1, or a whole number of nodes, above half of them")
+        return value
+
+    def needed(self, participants: int) -> int:
+        """Nodes that must be left of so many participants."""
+        if isinstance(self.threshold, int):
+            return self.threshold
+        return max(1, math.ceil(self.threshold * participants - 1e-9))
+
+
 class Experiment(Section):
     """One experiment. Everything has a default: `Experiment()` is FedAvg on handwritten digits."""
 
@@ -146,6 +188,12 @@ class Experiment(Section):
         default=0,
         ge=0,
         description="training items that the server holds itself, for rules that compare updates with its own",
+    )
+    privacy: Annotated[Privacy, Choice()] = Field(
+        default=NoPrivacy(), description="differential privacy: whom it hides, and where noise is added"
+    )
+    secure_sum: SecureSum | None = Field(
+        default=None, description="with a server: messages are summed in secret; {} takes the defaults"
     )
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
@@ -232,8 +280,8 @@ def with_default_kinds(table: dict[str, Any]) -> dict[str, Any]:
     for key, value in table.items():
         field = Experiment.model_fields.get(key)
         default = getattr(field.default, "kind", None) if field else None
-        if default == "nobody":
-            continue  # A table says who is hostile, if it says anything.
+        if default in ("nobody", "none"):
+            continue  # A table says who is hostile, or what is hidden, if it says anything.
         if default and isinstance(value, dict) and not value.keys() & {"kind", "file"}:
             filled[key] = {"kind": default, **value}
     return filled

@@ -7,13 +7,14 @@ module, the population in shared memory. `local_work` then depends on node and r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gossamer import wire
 from gossamer.adversary import Adversary
+from gossamer.bounding import BELOW
 from gossamer.coding import averaged
 from gossamer.errors import ExperimentError, GossamerError, NodeError, node_error
 from gossamer.exchanges import Exchanges
@@ -23,11 +24,13 @@ from gossamer.groundwork import (
     corrects,
     deal,
     first_messages,
+    follows,
     initial_module,
     load_dataset,
     setup_bytes,
     travelling,
 )
+from gossamer.guarding import Guard, first_level
 from gossamer.histories import histories_of
 from gossamer.methods import Inbox, Result, Task, View
 from gossamer.operations import survey
@@ -36,6 +39,7 @@ from gossamer.poisoning import goals_of
 from gossamer.population import Population, as_dtype, shared
 from gossamer.randomness import generator
 from gossamer.resident import Resident
+from gossamer.sealing import seal
 from gossamer.traffic import trace
 from gossamer.training import NodeItems, Trainer, check_batches, check_output
 
@@ -77,6 +81,8 @@ class Outcome:
     weight: float
     loss: float
     accuracy: float
+    cut: int = 0
+    """Numbers too large for a secure sum, which were cut off."""
 
 
 class Federation:
@@ -97,7 +103,7 @@ class Federation:
         self.resident = Resident(module, self.layout, dtype)
         check_output(self.resident, items, len(self.shards.classes))
         check_batches(module, experiment.learner, self.shards.sizes, self.shards.draw_NC is not None)
-        self.items, self.trainer = items, Trainer(experiment, self.resident, items)
+        self.items = items
         shared_row = self.resident.row.clone()
         self.context = context_of(experiment, self.shards, self.layout, shared_row)
         distinct = not experiment.init.shared and not self.has_server
@@ -121,10 +127,17 @@ class Federation:
         self.setup_bytes = setup_bytes(experiment, module, self.context)
         """Bytes that one node gets before the first round: the frozen part, and what the others tell it."""
         message, down = first_messages(experiment, self.context, shared_row)
-        self.up, self.downlink = chains(experiment, self.layout, message, down)
+        level = first_level(experiment, shared_row)
+        self.up, self.downlink = chains(experiment, self.layout, message, down, level)
+        sent = sum(value.numel() for value in self.up.sent.values())
+        self.guard = Guard(experiment, self.shards.sizes, sent, level)
+        self.trainer = Trainer(experiment, self.resident, items, noise=self.guard.noise)
+        self.seal = seal(experiment, self.up.sent, self.shards.sizes, self.guard.noise)
+        """How messages become integers that are summed in secret."""
         self.up.remember(self.nodes, {k: v.new_zeros(v.shape) for k, v in message.items()} if distinct else message)
+        on_wire = self.up.sent if self.seal is None else self.seal.outline()
         self.up_bytes, self.down_bytes = (
-            wire.size(travelling(experiment, self.up.sent, message)),
+            wire.size(travelling(experiment, on_wire, message)),
             wire.size(self.downlink.sent),
         )
         self.sent_bytes = shared(self.nodes, shared_row.new_empty((), dtype=as_dtype("int64"))).fill_(self.up_bytes)
@@ -133,7 +146,7 @@ class Federation:
         self.exchanges = Exchanges(experiment, self.nodes, self.up_bytes, besieged(experiment.topology, self.placement))
         self.exchanges.check()
         require_enough(experiment.aggregator, self._heard())
-        self.received_like = self.up.received()
+        self.received_like = self.up.received() if self.seal is None else self.seal.outline()
         """A message as its receiver sees it: names, shapes and types."""
         on_graph = self.method.world == "graph"
         self.adversary = Adversary(
@@ -224,6 +237,7 @@ class Federation:
             **{f"attack.{name}": rows for name, rows in self.adversary.memory.items()},
             **{f"transform.{name}": rows for name, rows in self.up.memory.items()},
             **(self.histories.tensors() if self.histories else {}),
+            **({"privacy.level": self.guard.level} if follows(self.experiment) else {}),
         }
         if self.experiment.clock.kind != "events":
             return lasting
@@ -245,12 +259,15 @@ class Federation:
     def down(self, node: int, view: View, state: dict[str, Tensor] | None = None) -> Message:
         """What a node hears before it trains: the server's message, or its own, of now or of when it was in `state`."""
         now = self.population.state_of(0 if self.has_server else node) if state is None else state
+        published = self.method.publish(now, view)
+        if follows(self.experiment):
+            published = {**published, "clip": self.guard.level}
         if not self.downlink.steps:
-            return self.method.publish(now, view)
+            return published
         if state is not None:
-            return self.downlink.travel(self.method.publish(now, view), -1, view.round)[1]
+            return self.downlink.travel(published, -1, view.round)[1]
         if self._told[0] != view.round:
-            sent, heard = self.downlink.travel(self.method.publish(now, view), -1, view.round)
+            sent, heard = self.downlink.travel(published, -1, view.round)
             self._told = (view.round, heard, wire.size(sent))
         return self._told[1]
 
@@ -276,17 +293,27 @@ class Federation:
         With `into` (views of shared arrays) the message is written there. `exactly`: as it is before the transforms.
         """
         node = view.node
+        if self.guard.guards_changes:
+            links_E2 = self.exchanges.links(view.round)
+            known_D = self.guard.changed(result.row - task.row, node, self.nodes, view.round, links_E2)
+            result = replace(result, row=task.row + known_D)
         outbox, changed = self.method.finish(task, result, self.population.own_of(node), view)
         self.population.write_own(node, changed)
         for name, rows in self.exact.items():
             rows[node].copy_(outbox.common[name])
         # What hostile nodes make, the adversary puts on the wire.
         exactly = exactly or not self.exchanges.ends(view.round) or self._forged(node)
+        if follows(self.experiment):
+            outbox = replace(outbox, common={**outbox.common, BELOW: result.row.new_zeros(1)})
         message = averaged(outbox.common) if exactly else self.travelled(outbox.common, node, view.round)
+        cut = 0
+        if self.seal is not None:
+            cohort = len(self.participants(view.round))
+            message, cut = self.seal.integers(message, outbox.weight, cohort, node, view.round)
         if into is not None:
             for name, value in message.items():
                 into[name].copy_(value)
-        return Outcome(node, outbox.weight, result.loss, result.accuracy), message
+        return Outcome(node, outbox.weight, result.loss, result.accuracy, cut), message
 
     def local_work(
         self, node: int, round: int, participants: Array, into: Message | None = None
@@ -346,7 +373,7 @@ class Federation:
         sent, received = self.up.travel(message, node, round)
         if not self.up.fixed:
             self.sent_bytes[node] = wire.size(travelling(self.experiment, sent, message))
-        return received
+        return received if self.seal is None else sent
 
     def send_again(self, fields: dict[str, Tensor], participants: Array, round: int) -> None:
         """Make other messages [N, ...] what the participants send."""

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from gossamer.aggregators import Gossiping, Robust
 from gossamer.aggregators.approval import Approving
 from gossamer.errors import ExperimentError
+from gossamer.fitting_privacy import check_privacy, check_secure_sum
 from gossamer.methods.frl import FRL
 from gossamer.parametrisations.supermask import Supermask
 from gossamer.passages import check_steps
 from gossamer.schedules import ALL
 from gossamer.transforms.choco import Choco
+from gossamer.transforms.clip import Clip
+from gossamer.transforms.gaussian_noise import GaussianNoise
 
 if TYPE_CHECKING:
     from gossamer.experiment import Experiment
@@ -46,6 +49,8 @@ def check(experiment: Experiment) -> None:
         )
     _messages_fit(experiment)
     _supermask_fits(experiment)
+    check_privacy(experiment)
+    check_secure_sum(experiment)
     method.check(experiment)
 
 
@@ -216,6 +221,13 @@ def _messages_fit(experiment: Experiment) -> None:
             raise ExperimentError(
                 f"{name}: records that aggregator.kind = '{experiment.aggregator.kind}' passes on have their place in "
                 "every message, which needs messages of known length; leave it out"
+            )
+    noisy = [name for name, step in ups if isinstance(step, GaussianNoise)]
+    for place, (name, step) in enumerate(ups):
+        if isinstance(step, Clip) and any(isinstance(before, GaussianNoise) for _, before in ups[:place]):
+            raise ExperimentError(
+                f"{name}: it comes after {noisy[0]}, so the noise is scaled down with the message and bounds nothing; "
+                "put clip first, or use privacy = { kind = 'local', ... }, which keeps the account as well"
             )
     chained = [place for place, (_, step) in enumerate(ups) if step.chained]
     for name, step in ups[chained[0] :] if chained else []:

@@ -36,6 +36,13 @@ def curves(arms: Mapping[str, Sequence[Run]], look: Mapping[str, plots.Look], ta
     if aimed:
         note = "Share of the test items with which the attack reaches its aim at honest nodes, or at the server."
         figures.append((plots.curves(aimed, "attack_success", look=look), note))
+    private = {arm: runs for arm, runs in arms.items() if runs[0].record.get("privacy")}
+    if private:
+        note = "What the unit that spends most has spent of its privacy: epsilon at the delta of each arm."
+        figures.append((plots.curves(private, "epsilon", look=look), note))
+    if bounds := {arm: runs for arm, runs in private.items() if len(curve(runs[0], "clip").rounds)}:
+        note = "Messages longer than this are scaled down; the bound follows a quantile of their norms."
+        figures.append((plots.curves(bounds, "clip", look=look), note))
     figures.append((plots.curves(arms, "train_loss", look=look), "Mean over the nodes that trained in a round."))
     if distances:
         note = "Mean squared distance of the nodes' models from their average."

@@ -14,13 +14,17 @@ import numpy as np
 
 from gossamer import wire
 from gossamer.aggregators import Gossiping, Remembering
+from gossamer.bounding import BELOW, Bound
 from gossamer.coding import Chain
 from gossamer.errors import ExperimentError, GossamerError
 from gossamer.methods import Context, Result, View
 from gossamer.placement import place
 from gossamer.poisoning import poisoned
 from gossamer.preprocessing import shard
+from gossamer.privacy import Mechanism
+from gossamer.privacy.central import Central
 from gossamer.randomness import generator, torch_seeded
+from gossamer.transforms import numbers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -148,13 +152,40 @@ def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> t
             f"sends {', '.join(outbox.common)}; use a method that sends its row, such as 'dsgd'"
         )
     message = {name: value.clone() for name, value in outbox.common.items()}
+    privacy = experiment.privacy
+    if privacy.guards in ("messages", "sums") and not method.pools_data:
+        for name, value in message.items():
+            if not numbers(value):
+                raise ExperimentError(
+                    f"privacy.kind = '{privacy.kind}': '{name}', which method.kind = '{method.kind}' sends besides, is "
+                    "not bounded by clip; use another method, such as 'fedavg', or privacy.kind = 'local'"
+                )
+    if isinstance(privacy, Mechanism) and any(not entry.trainable for entry in context.layout.entries):
+        raise ExperimentError(
+            f"privacy.kind = '{privacy.kind}': the model has buffers that change in training (BatchNorm's running "
+            "statistics), which noise spoils and examples share; use nn.GroupNorm instead, such as "
+            "nn.GroupNorm(4, channels)"
+        )
+    if follows(experiment):
+        message[BELOW], down = row_D.new_zeros(1), {**down, "clip": row_D.new_zeros(1)}
     return message, down if method.world == "server" else {}
 
 
-def chains(experiment: Experiment, layout: Layout, message: Message, down: Message) -> tuple[Chain, Chain]:
-    """The ways of the messages of nodes and of a server, from the first of each."""
+def follows(experiment: Experiment) -> bool:
+    """Whether the bound on messages follows their norms: then nodes say whether theirs was shorter, and are told."""
+    return isinstance(experiment.privacy, Central) and experiment.privacy.quantile is not None
+
+
+def chains(
+    experiment: Experiment, layout: Layout, message: Message, down: Message, level: Tensor | None = None
+) -> tuple[Chain, Chain]:
+    """The ways of the messages of nodes and of a server, from the first of each; `level` [1] holds the bound on
+    messages where privacy has one."""
     method, seed = experiment.method, experiment.seed
-    up = Chain((*method.packing(down=False), *experiment.transforms), message, layout, seed, "transform")
+    bounds = ()
+    if experiment.privacy.guards == "messages":
+        bounds = (Bound(message[next(iter(message))].new_ones(1) if level is None else level),)
+    up = Chain((*bounds, *method.packing(down=False), *experiment.transforms), message, layout, seed, "transform")
     steps = (*method.packing(down=True), *experiment.downlink) if down else ()
     return up, Chain(steps, down, layout, seed, "downlink")
 

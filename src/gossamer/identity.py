@@ -45,6 +45,7 @@ def about(federation: Federation, backend: str, reason: str, workers: int) -> di
         "edges": federation.exchanges.links(0).tolist(),
         "message_bytes": {"up": federation.up_bytes, "down": federation.down_bytes},
         "setup_bytes": federation.setup_bytes * federation.nodes,
+        "privacy": federation.guard.ledger.about() if federation.guard.ledger else None,
         "backend": backend,
         "backend_reason": reason,
         "workers": workers,
@@ -53,10 +54,21 @@ def about(federation: Federation, backend: str, reason: str, workers: int) -> di
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            **_accountant(federation),
         },
         "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
         "seconds": 0.0,
     }
+
+
+def _accountant(federation: Federation) -> dict[str, str]:
+    """The library that epsilon comes from, and its version."""
+    from importlib.metadata import version
+
+    if federation.guard.ledger is None:
+        return {}
+    library = "opacus" if federation.guard.ledger.mechanism.accountant == "prv" else "dp-accounting"
+    return {library: version(library)}
 
 
 def fingerprints(federation: Federation) -> dict[str, str]:

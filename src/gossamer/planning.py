@@ -29,10 +29,12 @@ from gossamer.groundwork import (
     travelling,
 )
 from gossamer.histories import history_bytes
+from gossamer.ledger import ledger
 from gossamer.memory import proportional_set_size
 from gossamer.mixing import edges_of
 from gossamer.placement import besieged, defenceless, majority_warning
 from gossamer.schedules import ALL
+from gossamer.sealing import attendance, cohort_of, seal
 from gossamer.traffic import traffic
 from gossamer.training import evaluation_batch
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from gossamer.operations import Needs
     from gossamer.placement import Placement
     from gossamer.preprocessing import Shards
+    from gossamer.sealing import Seal
     from gossamer.topologies import Topology
 
 WORKER_BYTES = 20 * 2**20
@@ -93,6 +96,10 @@ class Plan:
     """Hostile nodes, and under a Sybil attack the attacker's identities, which come after all nodes."""
     backend: str
     warnings: tuple[str, ...]
+    privacy: dict[str, Any] | None
+    """The guarantee of the run, and what it rests on (`gossamer.ledger`)."""
+    secure_sum: dict[str, Any] | None
+    """Threshold, integers and losses of secure sums."""
 
     @property
     def bytes_per_node(self) -> dict[str, float]:
@@ -132,11 +139,16 @@ def plan(experiment: Experiment) -> Plan:
     context = context_of(experiment, shards, layout, row_D)
     message, heard = first_messages(experiment, context, row_D)
     up, down = chains(experiment, layout, message, heard)
-    up_bytes, down_bytes = wire.size(travelling(experiment, up.sent, message)), wire.size(down.sent)
+    account = ledger(experiment, shards.sizes, sum(value.numel() for value in up.sent.values()))
+    sealed = seal(experiment, up.sent, shards.sizes, account.noise if account else 0.0)
+    on_wire = up.sent if sealed is None else sealed.outline()
+    up_bytes, down_bytes = wire.size(travelling(experiment, on_wire, message)), wire.size(down.sent)
+    rounds = account.rounds if account else experiment.rounds
     graph_of_all = besieged(experiment.topology, placement)
     frozen = setup_bytes(experiment, module, context) * nodes
     steps = [experiment.learner.steps_for(size) for size in shards.sizes]
-    sent = traffic(experiment, nodes, steps, up_bytes, down_bytes, graph_of_all)
+    length = sealed.length if sealed else 0
+    sent = traffic(experiment, nodes, steps, up_bytes, down_bytes, graph_of_all, rounds, length)
     graph = None
     if experiment.method.world == "graph":
         # At the share that the schedule uses, where it uses one only.
@@ -149,7 +161,7 @@ def plan(experiment: Experiment) -> Plan:
         nodes=nodes,
         parameters=layout.size,
         trainable=layout.trainable,
-        rounds=experiment.rounds,
+        rounds=rounds,
         participants=sent.participants,
         samples=tuple(shards.sizes),
         message_bytes={"up": up_bytes, "down": down_bytes},
@@ -167,8 +179,24 @@ def plan(experiment: Experiment) -> Plan:
         graph=graph,
         backend=experiment.backend,
         hostile=tuple(placement.hostile.tolist()),
-        warnings=tuple(_warnings(experiment, shards, graph, placement)),
+        warnings=(*_warnings(experiment, shards, graph, placement), *(account.warnings if account else ())),
+        privacy=account.about() if account else None,
+        secure_sum=_secrecy(experiment, sealed, nodes),
     )
+
+
+def _secrecy(experiment: Experiment, sealed: Seal | None, nodes: int) -> dict[str, Any] | None:
+    if sealed is None:
+        return None
+    attended = [
+        attendance(experiment, cohort_of(experiment, nodes, round), round) for round in range(experiment.rounds)
+    ]
+    return {
+        "threshold": attended[0].threshold,
+        "length": sealed.length,
+        "scale": sealed.scale,
+        "unopened": sum(not one.opens for one in attended),
+    }
 
 
 def _on_meta(experiment: Experiment, shards: Shards) -> tuple[nn.Module, Layout]:

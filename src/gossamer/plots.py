@@ -40,6 +40,8 @@ TITLES = {
     "merged_accuracy": "Test accuracy of the mean of the nodes' models",
     "mergeability_gap": "Loss that merging saves",
     "transfers": "Models sent in a round",
+    "epsilon": "Privacy spent",
+    "clip": "Bound on the norm of a message",
 }
 OVER = {
     "rounds": "",

@@ -19,6 +19,8 @@ from numpy.random.bit_generator import ISeedSequence
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import Tensor
+
 ANY = -1
 """Stands for 'not a matter of': a draw shared by all nodes has node = ANY."""
 
@@ -55,6 +57,13 @@ def torch_seed(seed: int, purpose: str, node: int = ANY, round: int = ANY, step:
     """A seed for torch's own generator (dropout, module initialisation): a hash of the key, in the 32 bits it uses."""
     key = struct.pack("<Qqqq", seed % 2**64, node, round, step) + purpose.encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
+
+
+def gaussian(like: Tensor, std: float, rng: np.random.Generator) -> Tensor:
+    """Normal noise of a standard deviation, shaped and typed like a tensor; drawn in float64."""
+    import torch
+
+    return torch.from_numpy(rng.normal(0.0, std, size=tuple(like.shape))).to(like.dtype)
 
 
 @contextmanager

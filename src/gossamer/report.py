@@ -138,7 +138,8 @@ def _results(
     target: float | None,
 ) -> str:
     attacked = ["Attack success"] if any(row.attack for row in rows) else []
-    heads = ["Test accuracy", "Worst node", *attacked, "Merged model", "Own validation", "Sent", "Time"]
+    private = ["Epsilon"] if any(row.epsilon for row in rows) else []
+    heads = ["Test accuracy", "Worst node", *attacked, "Merged model", "Own validation", *private, "Sent", "Time"]
     differ = len({row.seeds for row in rows}) > 1
     if target is not None:
         heads.append(f"To reach {target:g}")
@@ -153,6 +154,7 @@ def _results(
             *(_estimate(row.attack) for _ in attacked),
             _estimate(row.merged),
             _estimate(row.validation),
+            *(f"{row.epsilon.mean:.3g}" if row.epsilon else units.NONE for _ in private),
             units.size(row.bytes.mean) if row.bytes else units.NONE,
             units.duration(row.seconds.mean) if row.seconds else units.NONE,
         ]
@@ -181,6 +183,10 @@ def _choices(run: Run) -> str:
         told.append(rule_in_words(asked["aggregator"]))
     told += [in_words("transforms", part) for part in asked["transforms"]]
     told += [f"{in_words('downlink', part)} down" for part in asked.get("downlink", [])]
+    if (privacy := asked.get("privacy", {"kind": "none"}))["kind"] != "none":
+        told.append(f"{privacy['kind']} privacy")
+    if asked.get("secure_sum"):
+        told.append("secure sum")
     if asked.get("attack", {"kind": "honest"})["kind"] != "honest":
         told.append(f"under {in_words('attack', asked['attack'])}")
     return " · ".join(told).replace("_", " ")

@@ -25,6 +25,7 @@ from gossamer.checkpoint import Progress, latest_checkpoint, restore, write_chec
 from gossamer.errors import ExperimentError, GossamerError, Interrupted, RunError
 from gossamer.evaluation import merge_models, reestimate
 from gossamer.experiment import Experiment
+from gossamer.groundwork import follows
 from gossamer.identity import about, same_experiment, same_world
 from gossamer.measuring import Measured, lines, measure, training_means
 from gossamer.placement import defenceless, majority_warning
@@ -148,7 +149,7 @@ class _Loop:
 
     def tell(self, kind: str, round: int, **values: Any) -> None:
         self._listening = True
-        self._listener(Event(kind, round, self.experiment.rounds, values))
+        self._listener(Event(kind, round, self.federation.guard.rounds, values))
         self._listening = False
 
     def warn(self, text: str) -> None:
@@ -163,6 +164,8 @@ class _Loop:
 
         if self.progress.rounds_done == 0:
             self._warn_of_graph()
+            for text in self.federation.guard.ledger.warnings if self.federation.guard.ledger else ():
+                self.warn(text)
         backend, told = choose(self.federation, backend_name, workers)
         try:
             self.folder = place()
@@ -200,9 +203,11 @@ class _Loop:
     def _rounds(self, backend: Backend) -> None:
         federation, experiment = self.federation, self.experiment
         engine = self._engine(backend)
-        nodes, rounds, first = federation.nodes, experiment.rounds, self.progress.rounds_done
+        nodes, rounds, first = federation.nodes, federation.guard.rounds, self.progress.rounds_done
+        account = federation.guard.ledger
         sent_N = np.array(self.progress.sent or [0] * nodes, dtype=np.int64)
         received_N = np.array(self.progress.received or [federation.setup_bytes] * nodes, dtype=np.int64)
+        cut = 0
         began = saved = time.perf_counter()
         constant, rate = STARTING_GUESS
         saving, seconds_saving = constant + sum(t.nbytes for t in federation.tensors().values()) / rate, 0.0
@@ -221,6 +226,11 @@ class _Loop:
                 seconds_evaluate = time.perf_counter() - before
             if early:
                 engine.exchange(result)
+            if not cut and (cut := sum(outcome.cut for outcome in result.outcomes)):
+                self.warn(
+                    f"secure_sum.range = {federation.experiment.secure_sum.range:g}: {cut} numbers were larger in round "
+                    f"{round + 1} and were cut off; give a larger range"
+                )
             sent_N += result.sent_N
             received_N += result.received_N
             for line in lines(federation, round + 1, result, measured, sent_N, received_N):
@@ -229,7 +239,7 @@ class _Loop:
                 "rounds",
                 {
                     "round": round + 1,
-                    "learning_rate": experiment.learner.rate(round, rounds),
+                    "learning_rate": experiment.learner.rate(round, experiment.rounds),
                     "participants": len(result.outcomes),
                     "communicated": result.communicated,
                     "bytes": self._bytes(result) + (self.about["setup_bytes"] if round == 0 else 0),
@@ -241,6 +251,9 @@ class _Loop:
                     "hostile_weight": result.robustness.get("hostile_weight"),
                     "honest_cosine": result.robustness.get("cosine"),
                     "kappa": result.robustness.get("kappa"),
+                    "epsilon": account.epsilon(round + 1) if account and due else None,
+                    "clip": float(federation.guard.level) if follows(experiment) else None,
+                    "summed": result.summed,
                     **{f"seconds_{phase}": value for phase, value in result.seconds.items()},
                     "seconds_evaluate": seconds_evaluate,
                     "seconds_checkpoint": seconds_saving,
@@ -258,7 +271,8 @@ class _Loop:
                 seconds_left=(now - began) / (round + 1 - first) * (rounds - round - 1),
             )
             if due:
-                self.tell("evaluation", round + 1, **measured.headline())
+                spent = {"epsilon": account.epsilon(round + 1)} if account else {}
+                self.tell("evaluation", round + 1, **measured.headline(), **spent)
             seconds_saving, every = 0.0, experiment.checkpoint.every
             allowed = saving <= experiment.checkpoint.max_share * (now - saved)
             if last or self.stop_asked or (every > 0 and (round + 1) % every == 0 and allowed):
@@ -306,14 +320,14 @@ class _Loop:
     def _finish(self) -> None:
         federation = self.federation
         if federation.merges or federation.nodes == 1:
-            merge_models(federation, self.experiment.rounds)
-            reestimate(federation, self.experiment.rounds)
+            merge_models(federation, federation.guard.rounds)
+            reestimate(federation, federation.guard.rounds)
             write_model(self.folder, federation)
         seconds = open_run(self.folder, self.experiment).summary()["seconds"]
         self.about |= {"status": "finished", "seconds": round(seconds, 3)}
         write_json(self.folder / "record.json", self.about)
         self.record.event("end", status="finished")
-        self.tell("end", self.experiment.rounds, status="finished")
+        self.tell("end", self.federation.guard.rounds, status="finished")
 
     def _failed(self, error: BaseException) -> None:
         """Leave a truthful record of why the run stopped, and its metrics, if there is room to write."""

@@ -126,6 +126,7 @@ class Run:
             "validation_accuracy": sum(validation) / len(validation) if validation else None,
             "attack_success": sum(successes) / len(successes) if successes else None,
             "consensus_distance": distance[-1] if distance else None,
+            "epsilon": next((e for e in reversed(rounds.get("epsilon", [])) if e is not None), None),
             "bytes": sum(rounds["bytes"]),
             "transfers": sum(count or 0 for count in rounds["transfers"]),
             "simulated_seconds": rounds["simulated_seconds"][-1] if rounds["simulated_seconds"] else None,

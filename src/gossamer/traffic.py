@@ -13,6 +13,7 @@ from gossamer.clocks.events import Events
 from gossamer.exchanges import Exchange, Exchanges
 from gossamer.operations import Finished, Needs, survey
 from gossamer.randomness import generator
+from gossamer.sealing import attendance, protocol_bytes
 from gossamer.simulation import simulate
 
 if TYPE_CHECKING:
@@ -46,8 +47,13 @@ def traffic(
     up_bytes: int,
     down_bytes: int,
     topology: Topology | None = None,
+    rounds: int | None = None,
+    sealed: int = 0,
 ) -> Traffic:
     """What an experiment will send: exactly, or as much as it may ask for under a schedule that looks at the models.
+
+    `rounds` are those that will be played, where these are fewer than asked for. `sealed` are the
+    numbers in a masked message of a secure sum, and `up_bytes` its bytes.
 
     Raises ExperimentError where its exchanges cannot be.
     """
@@ -60,13 +66,16 @@ def traffic(
     sizes: list[int] = []
     seconds: list[float] = []
     spent, clock, first = 0, 0.0, 0
-    for round in range(experiment.rounds):
+    for round in range(experiment.rounds if rounds is None else rounds):
         present = schedule.participants(nodes, round, generator(seed, "participants", round=round))
         first = first or len(present)
         told = (experiment.clock, seed, round, present, steps_N)
         if world != "graph":
             transfers.append(2 * len(present) if world == "server" else 0)
             sizes.append(len(present) * (up_bytes + down_bytes) if world == "server" else 0)
+            if experiment.secure_sum is not None:
+                spoken = protocol_bytes(attendance(experiment, present, round), nodes, sealed)
+                sizes[-1] = len(present) * down_bytes + int(sum(part.sum() for part in spoken))
             clock += round_seconds(*told, None if world == "server" else [], up_bytes, down_bytes)
         else:
             # A schedule that looks may take the dearer of its choices, as far as the budget goes, or the longer one.

@@ -118,6 +118,8 @@ def _facts(one: Plan) -> list[list[str]]:
         ["hostile", planned(one)],
         ["transforms", ", ".join(in_words("transforms", part) for part in table["transforms"])],
         ["downlink", ", ".join(in_words("downlink", part) for part in table["downlink"])],
+        ["privacy", _privacy(one)],
+        ["secure sum", _secure_sum(one)],
         ["rounds", rounds if one.participants < one.nodes else str(one.rounds)],
     ]
     if experiment.method.world == "alone":
@@ -148,6 +150,30 @@ def _facts(one: Plan) -> list[list[str]]:
         ["back end", one.backend],
     ]
     return [line for line in lines if line and line[1]]
+
+
+def _privacy(one: Plan) -> str:
+    """'epsilon 8 at delta 1e-05 for a node, ...' and, line by line, what that means."""
+    told = one.privacy
+    if told is None:
+        return ""
+    epsilon = "infinite" if told["epsilon"] is None else f"{told['epsilon']:.4g}"
+    lines = [
+        f"epsilon {epsilon} at delta {told['delta']:g} for a{'n' if told['unit'] == 'example' else ''} {told['unit']}, "
+        f"after {told['rounds']} rounds ({told['accountant']})",
+        f"{told['kind']}: norms up to {told['clip']:g}, noise of {told['noise_multiplier']:.4g} times that",
+        f"hides {told['hides']}",
+    ]
+    return "\n".join(lines)
+
+
+def _secure_sum(one: Plan) -> str:
+    told = one.secure_sum
+    if told is None:
+        return ""
+    lost = f", {told['unopened']} of {one.rounds} rounds lose too many to open it" if told["unopened"] else ""
+    bits = one.experiment.secure_sum.bits if one.experiment.secure_sum else 0
+    return f"of {told['length']:,} integers of {bits} bits; {told['threshold']} nodes open it{lost}"
 
 
 def _messages(one: Plan) -> str:

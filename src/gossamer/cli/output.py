@@ -111,13 +111,15 @@ def arms_table(rows: Sequence[Row], target: float | None = None, title: str = ""
     columns = ["arm", *(["seeds"] if len(seeds) > 1 else [])]
     attacked = any(row.attack for row in rows)
     columns += ["test accuracy", "worst node", *(["attack success"] if attacked else [])]
-    columns += ["merged model", "own validation", "sent", "time"]
+    private = any(row.epsilon for row in rows)
+    columns += ["merged model", "own validation", *(["epsilon"] if private else []), "sent", "time"]
     columns += [] if target is None else [f"to reach {target:g}"]
     lines = []
     for row in rows:
         cells = [escape(row.arm), *([str(row.seeds)] if len(seeds) > 1 else [])]
         cells += [
             *map(shown, (row.accuracy, row.worst, *([row.attack] if attacked else []), row.merged, row.validation)),
+            *([f"{row.epsilon.mean:.3g}" if row.epsilon else units.NONE] if private else []),
             units.size(row.bytes.mean if row.bytes else None),
             units.duration(row.seconds.mean if row.seconds else None),
         ]

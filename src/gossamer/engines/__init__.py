@@ -29,6 +29,8 @@ class Round:
         """Whether it is measured what attacks do to the results."""
         self.rejected = 0
         """Messages that no receiver could use."""
+        self.summed: int | None = None
+        """In a secure sum: messages in it; 0: too few were left to open it."""
         self.robustness: dict[str, float] = {}
         """What attacks did to the results, means over the honest receivers."""
         self.clock = 0.0

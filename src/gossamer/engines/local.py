@@ -19,6 +19,7 @@ from gossamer.clocks import round_seconds
 from gossamer.engines import Round
 from gossamer.engines.receiving import Receiving, place_of
 from gossamer.engines.robustness import Watch
+from gossamer.engines.sealed import SealedRound
 from gossamer.errors import ExperimentError, NodeError
 from gossamer.evaluation import model_task
 from gossamer.histories import Gossiped
@@ -47,6 +48,7 @@ class Local:
         self.federation, self.backend = federation, backend
         self.spent, self.clock = spent, clock
         self._folds: dict[str, Fold] = {}
+        self._sealed: SealedRound | None = None
 
     def train(self, round: int) -> Round:
         """The local work of a round; what the nodes would send lies in `federation.sent`, or is folded already."""
@@ -55,9 +57,12 @@ class Local:
         result = Round(round, participants, federation.nodes)
         self._folds = {}
         clock = time.perf_counter()
+        self._sealed = SealedRound(federation, round, participants) if federation.seal is not None else None
         for outcome, message in self.backend.train(round, federation.placement.trainers(participants)):
             result.outcomes.append(outcome)
-            if federation.folds:
+            if self._sealed is not None:
+                self._sealed.add(outcome.node, message)
+            elif federation.folds:
                 for name, value in message.items():
                     self._folds.setdefault(name, Fold()).add(value, outcome.weight)
         if federation.placement.host >= 0:
@@ -70,7 +75,10 @@ class Local:
         federation = self.federation
         seconds = 0.0
         if federation.has_server:
-            _at_server(federation, result, self._folds)
+            if self._sealed is not None:
+                _in_secret(federation, result, self._sealed)
+            else:
+                _at_server(federation, result, self._folds)
             seconds = self._seconds(result, None)
         elif federation.method.world == "graph":
             observed = observe(federation, result) if federation.experiment.schedule.looks else None
@@ -158,14 +166,16 @@ def _at_server(federation: Federation, result: Round, folds: dict[str, Fold]) ->
     result.received_N[participants] = federation.told_bytes(result.round)
     heard = np.setdiff1d(participants, struck.absent) if struck.absent else participants
     weights = [outcome.weight for outcome in result.outcomes if outcome.node not in struck.absent]
-    if not len(heard):
+    if not len(heard) and len(participants):
         raise NodeError(-1, result.round + 1, "exchange", "no participant sent a message that could be used")
     total = float(sum(weights))
-    if total <= 0:
+    if total <= 0 and len(heard):
         raise ExperimentError(
             f"round {result.round + 1}: the weights of all participants are zero; use weighting = 'uniform'"
         )
-    if federation.folds:
+    if not len(heard):
+        fields = {name: value.clone() for name, value in federation.received_like.items()}
+    elif federation.folds:
         fields = {name: fold.mean() for name, fold in folds.items()}
     else:
         if federation.experiment.aggregator.trusts:
@@ -177,9 +187,37 @@ def _at_server(federation: Federation, result: Round, folds: dict[str, Fold]) ->
             watch.server(receiving, heard, weights, fields)
             result.robustness = watch.means()
     result.seconds["exchange"] += time.perf_counter() - clock
+    _taken(federation, result, fields, heard, total)
+
+
+def _in_secret(federation: Federation, result: Round, sealed: SealedRound) -> None:
+    """What a secure sum shows; where too few were left to open it, the server keeps its model."""
     clock = time.perf_counter()
-    view = federation.view(-1, result.round, heard)
-    federation.merge(-1, Inbox(fields, len(heard), total), view)
+    assert federation.seal is not None
+    result.communicated, result.transfers = True, 2 * len(result.participants)
+    result.sent_N += sealed.sent_N
+    result.received_N += sealed.received_N
+    result.received_N[result.participants] += federation.told_bytes(result.round)
+    summed = np.array(sealed.attended.summed, dtype=np.int64)
+    result.summed = len(summed)
+    fields, total = federation.up.received(), 0.0
+    if len(summed):
+        mean, total = sealed.opened()
+        fields = federation.up.decode(mean, -1, result.round)
+    result.seconds["exchange"] += time.perf_counter() - clock
+    _taken(federation, result, fields, summed, total)
+
+
+def _taken(
+    federation: Federation, result: Round, fields: dict[str, Tensor], heard: Array, total: float
+) -> None:
+    """Merge the mean of what was heard at the server; nothing, if nobody was, unless noise is to hide that."""
+    clock = time.perf_counter()
+    present = len(result.participants)
+    if len(heard) or federation.guard.always:
+        fields = federation.guard.answered(fields, len(heard), present, federation.nodes, result.round)
+        view = federation.view(-1, result.round, heard)
+        federation.merge(-1, Inbox(fields, len(heard), total), view)
     result.seconds["merge"] += time.perf_counter() - clock
 
 

@@ -52,6 +52,11 @@ class Schedule(Plug):
     participation: float = Field(
         default=1.0, gt=0, le=1, description="fraction of the nodes that take part in a round (at least one does)"
     )
+    sampling: Literal["fixed", "poisson"] = Field(
+        default="fixed",
+        description="how they are drawn: so many without replacement, or every node by a coin of its own (poisson), "
+        "which may leave a round without any",
+    )
     final: Literal["none", "merge", "gossip"] = Field(
         default="none",
         description="how the last round ends: as any other, with an all-reduce (merge), or with `final_rounds` "
@@ -91,7 +96,10 @@ class Schedule(Plug):
         return self.intensity(round, rounds)
 
     def participants(self, nodes: int, round: int, rng: np.random.Generator) -> Array:
-        """The nodes that take part in a round, ascending: max(1, round(fraction * nodes)), without replacement."""
+        """The nodes that take part in a round, ascending: max(1, round(fraction * nodes)) of them, without replacement,
+        or each with chance `participation`."""
+        if self.sampling == "poisson":
+            return np.arange(nodes) if self.participation == 1 else np.flatnonzero(rng.random(nodes) < self.participation)
         size = max(1, round_half_up(self.participation * nodes))
         if size == nodes:
             return np.arange(nodes)

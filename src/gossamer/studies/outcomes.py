@@ -84,6 +84,7 @@ METRICS = {
     "hostile_weight": Metric("weight given to hostile nodes", "hostile_weight", "last", "share"),
     "kappa": Metric("robustness ratio kappa", "kappa", "last", "number"),
     "mergeability_gap": Metric("mergeability gap", "mergeability_gap", "last", "number"),
+    "epsilon": Metric("epsilon spent", "epsilon", "last", "number"),
     "consensus_distance": Metric("consensus distance", "consensus_distance", "last", "number"),
     "transfers": Metric("model transfers", "transfers", "total", "count"),
     "bytes": Metric("sent", "bytes", "total", "bytes"),

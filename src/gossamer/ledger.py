@@ -1,0 +1,203 @@
+"""What a run spends of its privacy budget: how much noise that takes, epsilon after each round, and when to stop."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gossamer.accounting import Spending, noise_for
+from gossamer.errors import ExperimentError
+from gossamer.mixing import edges_of
+from gossamer.privacy import Mechanism, Setting
+from gossamer.randomness import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gossamer.accounting import Accountant, Release
+    from gossamer.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The account of one experiment, known before it begins: nothing in it depends on what is in the data."""
+
+    mechanism: Mechanism
+    setting: Setting
+    noise: float
+    """The noise multiplier z."""
+    rounds: int
+    """Rounds that the budget pays for."""
+    asked: int
+    """Rounds of the experiment."""
+    warnings: tuple[str, ...]
+
+    def epsilon(self, rounds: int) -> float:
+        """What the unit that spends most has spent after so many rounds."""
+        return _spent(self.mechanism, self.noise, rounds, self.setting)
+
+    def about(self) -> dict[str, Any]:
+        """The guarantee with all that it rests on, as plain values for the record and the report."""
+        mechanism, setting = self.mechanism, self.setting
+        last = list(mechanism.releases(self.noise, self.rounds, setting))
+        spent = self.epsilon(self.rounds)
+        return {
+            "kind": mechanism.kind,
+            "unit": mechanism.unit,
+            "epsilon": spent if math.isfinite(spent) else None,
+            "delta": mechanism.delta,
+            "budget": mechanism.epsilon,
+            "noise_multiplier": self.noise,
+            "clip": mechanism.clip,
+            "accountant": mechanism.accountant,
+            "adjacency": mechanism.adjacency,
+            "rounds": self.rounds,
+            "asked": self.asked,
+            "releases": [
+                {"noise": one.noise, "times": one.times, "rate": one.rate, "sampling": one.sampling} for one in last
+            ],
+            "hides": mechanism.hides(setting),
+            "assumes": [*mechanism.assumes(setting), *ALWAYS],
+        }
+
+
+ALWAYS = (
+    "the run's dice, and so its seed, are kept secret (they are those of a simulation, so that runs repeat)",
+    "numbers are real: what floating-point rounding gives away is not counted",
+    "losses, accuracies and other measurements in the record are not part of what is hidden",
+)
+
+
+def ledger(experiment: Experiment, items: Sequence[int], length: int) -> Ledger | None:
+    """The account of an experiment whose nodes have so many training items and send so many numbers; None without
+    privacy. Raises ExperimentError where the budget cannot be kept."""
+    mechanism = experiment.privacy
+    if not isinstance(mechanism, Mechanism):
+        return None
+    setting, asked = setting_of(experiment, items, length), experiment.rounds
+    if mechanism.noise_multiplier is None:
+        assert mechanism.epsilon is not None, "one of the two is given"
+        noise, rounds = _noise(mechanism, asked, setting), asked
+    else:
+        noise = mechanism.noise_multiplier
+        rounds = asked if mechanism.epsilon is None else _affordable(mechanism, noise, asked, setting)
+    if rounds < asked and experiment.schedule.final != "none":
+        raise ExperimentError(
+            f"privacy.epsilon = {mechanism.epsilon:g} is spent after {rounds} of {asked} rounds, but the run is to end "
+            f"with schedule.final = '{experiment.schedule.final}'; set rounds = {rounds}"
+        )
+    return Ledger(mechanism, setting, noise, rounds, asked, tuple(_warnings(experiment, setting, noise, rounds)))
+
+
+def setting_of(experiment: Experiment, items: Sequence[int], length: int) -> Setting:
+    """What accounting has to know of an experiment."""
+    schedule, nodes, secure = experiment.schedule, len(items), experiment.secure_sum
+    everybody = schedule.participation == 1
+
+    def times(rounds: int) -> Any:
+        if everybody:
+            return np.full(nodes, rounds)
+        return _participations(experiment, nodes)[:rounds].sum(axis=0)
+
+    graph = experiment.method.world == "graph"
+    return Setting(
+        nodes=nodes,
+        items=tuple(int(count) for count in items),
+        participation=schedule.participation,
+        sampling="none" if everybody else schedule.sampling,
+        times=times,
+        steps_N=np.array([experiment.learner.steps_for(count) for count in items]),
+        batch_size=experiment.learner.batch_size,
+        links_E2=edges_of(experiment.topology, nodes, experiment.seed) if graph else np.empty((0, 2), np.int64),
+        length=length,
+        levels=float(2 ** (secure.bits - 1) - 1) if secure is not None else 0.0,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _participations(experiment: Experiment, nodes: int) -> Any:
+    """Who takes part in each round, [rounds, N]."""
+    taking = np.zeros((experiment.rounds, nodes), bool)
+    for round in range(experiment.rounds):
+        rng = generator(experiment.seed, "participants", round=round)
+        taking[round, experiment.schedule.participants(nodes, round, rng)] = True
+    return taking
+
+
+def _spent(mechanism: Mechanism, noise: float, rounds: int, setting: Setting) -> float:
+    releases = list(mechanism.releases(noise, rounds, setting)) if rounds else []
+    return max((_alone(replace(one, times=1), one.times, mechanism) for one in releases), default=0.0)
+
+
+def _alone(release: Release, times: int, mechanism: Mechanism) -> float:
+    return _spending(release, mechanism.delta, mechanism.accountant).after(times)
+
+
+@functools.lru_cache(maxsize=256)
+def _spending(release: Release, delta: float, accountant: Accountant) -> Spending:
+    return Spending([release], delta, accountant)
+
+
+def _noise(mechanism: Mechanism, rounds: int, setting: Setting) -> float:
+    """The noise multiplier at which all rounds together spend the budget: that of the unit that needs most."""
+    assert mechanism.epsilon is not None
+    kinds = len(list(mechanism.releases(1.0, rounds, setting)))
+    return max(
+        noise_for(
+            mechanism.epsilon,
+            lambda noise, which=which: [list(mechanism.releases(noise, rounds, setting))[which]],  # type: ignore[misc]
+            mechanism.delta,
+            mechanism.accountant,
+        )
+        for which in range(kinds)
+    )
+
+
+def _affordable(mechanism: Mechanism, noise: float, asked: int, setting: Setting) -> int:
+    """The most rounds whose epsilon is within the budget. Raises ExperimentError where it is none."""
+    assert mechanism.epsilon is not None
+    low, high = 0, asked
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _spent(mechanism, noise, middle, setting) <= mechanism.epsilon:
+            low = middle
+        else:
+            high = middle - 1
+    if low == 0:
+        first = _spent(mechanism, noise, 1, setting)
+        raise ExperimentError(
+            f"privacy.epsilon = {mechanism.epsilon:g}: with noise_multiplier = {noise:g} the first round alone spends "
+            f"{first:.3g}; use more noise, a larger budget, or leave noise_multiplier out to have it solved"
+        )
+    return low
+
+
+def _warnings(experiment: Experiment, setting: Setting, noise: float, rounds: int) -> list[str]:
+    mechanism, found = experiment.privacy, []
+    assert isinstance(mechanism, Mechanism)
+    units = setting.nodes if mechanism.unit == "node" else min(setting.items)
+    if mechanism.delta >= 1 / units:
+        whole = f"{units} {mechanism.unit}s" if mechanism.unit == "node" else f"a node with {units} examples"
+        found.append(
+            f"privacy.delta = {mechanism.delta:g} is not below 1 / {units}: for {whole} publishing one of them whole "
+            "would be within it"
+        )
+    if noise == 0:
+        found.append("privacy.noise_multiplier = 0: there is no noise, and epsilon is infinite")
+    if experiment.preprocess.normalise in ("shared", "per_node"):
+        whose = "all nodes' items" if experiment.preprocess.normalise == "shared" else "a node's items"
+        found.append(
+            f"preprocess.normalise = '{experiment.preprocess.normalise}': mean and standard deviation of {whose} are "
+            "not covered by the guarantee; use 'fixed' or 'none'"
+        )
+    if rounds < experiment.rounds:
+        found.append(
+            f"privacy.epsilon = {mechanism.epsilon:g} pays for {rounds} of {experiment.rounds} rounds: the run stops "
+            "there"
+        )
+    return found
+
