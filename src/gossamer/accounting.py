@@ -1,9 +1,8 @@
 """Privacy accounting: the epsilon that noisy answers spend together, and the noise that a budget asks for.
 
 Maintained libraries do it: privacy loss distributions ('pld') and Renyi divergences ('rdp') by dp-accounting of Google,
-privacy random variables ('prv'; Gopi, Lee and Wutschitz 2021) by opacus of Meta. Each gives an upper bound on the
-smallest epsilon, by a method and code of its own. Added here: the bound for Skellam noise, the closed form for Gaussian
-noise without sampling, and the bound on membership tests.
+privacy random variables ('prv'; Gopi, Lee and Wutschitz 2021) by opacus of Meta. Each bounds the smallest epsilon from
+above, by a method and code of its own. Added here: the bound for Skellam noise, and two closed forms.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,19 +23,11 @@ from gossamer.errors import ExperimentError
 
 Accountant = Literal["pld", "rdp", "prv"]
 Sampling = Literal["none", "poisson", "fixed"]
-Array = np.ndarray[Any, Any]
 
+ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(11, 64), 128, 256, 512, 1024)
+"""Orders of Renyi divergences, as in dp-accounting."""
 LEAST_NOISE = 1e-3
 """A noise multiplier below this counts as no noise: one answer would spend an epsilon of 500,000."""
-
-TOLERANCE = 1e-3
-"""How far above the smallest sufficient noise multiplier `noise_for` may end, relative to it."""
-
-ROUNDING = 1e-15
-"""Renyi divergences of one answer are told no closer to 0 than this, where rounding could make them negative."""
-
-LARGEST_LOSS = 600.0
-"""Opacus takes exp of privacy losses; up to this one they fit into a float."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +36,6 @@ class Skellam:
 
     l2: float
     l1: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.l2 <= self.l1 < math.inf:
-            raise ExperimentError(f"skellam: l2 = {self.l2:g}, l1 = {self.l1:g}; give l2 above 0 and l1 at least l2")
 
 
 @dataclass(frozen=True)
@@ -76,11 +63,12 @@ class Release:
             raise ExperimentError(f"noise = {self.noise:g}: a noise multiplier is 0 (no noise) or a number above it")
         if self.times < 0 or self.times != int(self.times):
             raise ExperimentError(f"times = {self.times}: an answer is given 0, 1, 2, ... times")
-        known = ("none",) if self.skellam else get_args(Sampling)
-        if self.sampling not in known:
-            raise ExperimentError(f"sampling = {self.sampling!r}: use {' or '.join(map(repr, known))}")
+        if self.skellam is not None and self.sampling != "none":
+            raise ExperimentError(f"sampling = {self.sampling!r}: with Skellam noise it is not accounted; use 'none'")
         if not 0 <= self.rate <= 1 or (self.rate < 1 and self.sampling == "none"):
             raise ExperimentError(f"rate = {self.rate:g}: give a chance in 0 .. 1, or 1 where sampling is 'none'")
+        if self.skellam is not None and not 0 < self.skellam.l2 <= self.skellam.l1 < math.inf:
+            raise ExperimentError(f"{self.skellam}: sensitivities of integer vectors have 0 < l2 <= l1")
 
 
 class Spending:
@@ -101,29 +89,18 @@ def epsilon(releases: Sequence[Release], delta: float, accountant: Accountant = 
     for answers that the accountant cannot take, and without the libraries.
     """
     _check_delta(delta)
-    if accountant not in _ACCOUNTANTS:
-        raise ExperimentError(f"privacy.accountant = {accountant!r}: use one of {', '.join(_ACCOUNTANTS)}")
     times: Counter[Release] = Counter()
     for one in releases:
         if one.times and one.rate:
-            everybody = one.sampling == "poisson" and one.rate == 1
-            times[replace(one, times=1, sampling="none" if everybody else one.sampling)] += int(one.times)
-    fixed = [one.sampling == "fixed" for one in times]
-    if any(fixed) and accountant != "rdp":
+            times[replace(one, times=1)] += int(one.times)
+    drawn = {one.sampling for one in times}
+    if "fixed" in drawn and (accountant != "rdp" or len(drawn) > 1):
         raise ExperimentError(
-            f"privacy.accountant = {accountant!r}: draws without replacement (schedule.sampling = 'fixed') are known to "
-            "Renyi accounting only; set schedule.sampling = 'poisson', or privacy.accountant = 'rdp'"
+            f"privacy.accountant = {accountant!r}: only Renyi knows draws without replacement, and not together with "
+            "other answers; set schedule.sampling = 'poisson', or privacy.accountant = 'rdp'"
         )
-    if any(fixed) and not all(fixed):
-        raise ExperimentError(
-            "sampling = 'fixed': it is accounted for a unit exchanged, other answers for one added or removed, and "
-            "they do not go together; set schedule.sampling = 'poisson'"
-        )
-    if any(one.skellam for one in times) and accountant != "rdp":
-        raise ExperimentError(
-            f"privacy.accountant = {accountant!r}: Skellam noise is known to Renyi accounting only; set "
-            "privacy.accountant = 'rdp'"
-        )
+    if accountant != "rdp" and any(one.skellam for one in times):
+        raise ExperimentError(f"privacy.accountant = {accountant!r}: for Skellam noise set privacy.accountant = 'rdp'")
     if any(one.noise < LEAST_NOISE for one in times):
         return math.inf
     return _epsilon(tuple(times.items()), delta, accountant) if times else 0.0
@@ -133,7 +110,7 @@ def noise_for(
     target: float,
     releases: Callable[[float], Sequence[Release]],
     delta: float,
-    accountant: Accountant = "pld",
+    accountant: Accountant,
     most: float = 1e5,
 ) -> float:
     """The smallest noise multiplier z with epsilon(releases(z)) <= target, or up to .1 % more, never less.
@@ -150,17 +127,16 @@ def noise_for(
         return 0.0
     # Renyi costs least, and ends close to the others.
     start = 1.0 if accountant == "rdp" else _least(lambda noise: spent(noise, "rdp"), target, 1.0, most) or 1.0
-    found = _least(spent, target, start, most)
-    if found is None:
+    if (found := _least(spent, target, start, most)) is None:
         raise ExperimentError(
-            f"privacy.epsilon = {target:g}: a noise multiplier of {most:g} proves {spent(most):.3g}, and no less with "
-            f"accountant {accountant!r}; use a larger epsilon, fewer rounds or a larger delta"
+            f"privacy.epsilon = {target:g}: accountant {accountant!r} proves no less than {spent(most):.3g}, with noise "
+            f"multiplier {most:g}; use a larger epsilon, fewer rounds or a larger delta"
         )
     return found
 
 
 def _least(spent: Callable[[float], float], target: float, start: float, most: float) -> float | None:
-    """The smallest z with spent(z) <= target, from above, near `start` if it can be; None where `most` is not enough."""
+    """The smallest z with spent(z) <= target, from above, near `start` maybe; None where `most` is not enough."""
     from scipy.optimize import brentq
 
     low = high = min(start, most)
@@ -176,7 +152,7 @@ def _least(spent: Callable[[float], float], target: float, start: float, most: f
     def excess(log_noise: float) -> float:
         return math.log(min(max(spent(math.exp(log_noise)) / target, 1e-6), 1e6))
 
-    step = TOLERANCE / 4
+    step = 2.5e-4
     noise = math.exp(brentq(excess, math.log(low), math.log(high), xtol=step))
     while spent(noise) > target:
         noise *= 1 + step
@@ -191,15 +167,15 @@ def _epsilon(times: tuple[tuple[Release, int], ...], delta: float, accountant: A
 def _renyi(times: Mapping[Release, int], delta: float) -> float:
     """Divergences add up; they become epsilon by Canonne, Kamath and Steinke 2020, Proposition 12."""
     total_A = sum(count * _renyi_of_one(one) for one, count in times.items())
-    return float(_library("dp_accounting.rdp").compute_epsilon(_orders(), total_A, delta)[0])
+    return float(_library("dp_accounting.rdp").compute_epsilon(ORDERS, total_A, delta)[0])
 
 
 @functools.lru_cache(maxsize=512)
-def _renyi_of_one(release: Release) -> Array:
+def _renyi_of_one(release: Release) -> np.ndarray[Any, Any]:
     """Renyi divergence of one answer at each order, [A]."""
     if release.skellam is not None:
         l2, l1 = release.skellam.l2, release.skellam.l1
-        return np.array([skellam_rdp(order, l2, l1, (release.noise * l2) ** 2) for order in _orders()])
+        return np.array([skellam_rdp(order, l2, l1, (release.noise * l2) ** 2) for order in ORDERS])
     dp = _library("dp_accounting")
     event, neighbours = dp.GaussianDpEvent(release.noise), dp.NeighboringRelation.ADD_OR_REMOVE_ONE
     if release.sampling == "poisson":
@@ -212,55 +188,50 @@ def _renyi_of_one(release: Release) -> Array:
     level = log.level
     log.setLevel(logging.ERROR)  # Not for the user: a warning for each order that does not converge and is left out.
     try:
-        accountant = dp.rdp.RdpAccountant(_orders(), neighbours).compose(event)
+        rdp_A: np.ndarray[Any, Any] = dp.rdp.RdpAccountant(ORDERS, neighbours).compose(event).rdp
     finally:
         log.setLevel(level)
-    return np.maximum(np.asarray(accountant.rdp), ROUNDING)
-
-
-def _orders() -> Sequence[float]:
-    """The orders of Renyi divergences, from 1.1 to 1024."""
-    return tuple(_library("dp_accounting.rdp.rdp_privacy_accountant").DEFAULT_RDP_ORDERS)
+    return rdp_A.clip(1e-15)  # Closer to 0, rounding could make it negative.
 
 
 def _loss_distribution(times: Mapping[Release, int], delta: float) -> float:
-    """Epsilon from losses rounded to multiples of an interval, pessimistically ('connect the dots').
+    """Epsilon from losses rounded pessimistically ('connect the dots') to multiples of an interval.
 
-    The interval is a twentieth of the standard deviation of an answer's loss, which costs .03 % of epsilon, but at most
-    .001, and wide enough for arrays of 2^18 numbers. While they do it is the same for any number of rounds.
+    It is a twentieth of the standard deviation of one loss, which costs .03 % of epsilon; at most .001, and wide
+    enough for arrays of 2^18 numbers. While these suffice it is the same for any number of rounds.
     """
     counts_K = np.array(list(times.values()), dtype=float)
-    noise_K, rate_K = np.array([(one.noise, one.rate) for one in times]).T
+    noise_K, rate_K = np.array([(one.noise, one.rate) for one in times], dtype=float).T
     # Sampled, the loss spreads by q sqrt(exp(1 / z^2) - 1) where that is small; by 1 / z otherwise, as without.
     spread_K = np.minimum(1 / noise_K, rate_K * np.sqrt(np.expm1(np.minimum(noise_K**-2, 700.0))))
     total_K = counts_K * spread_K**2
     reach = float(np.sum(10 / noise_K + 0.5 / noise_K**2 + 10 * np.sqrt(total_K) + total_K / 2))
     wide = 2.0 ** math.ceil(math.log2(reach / 2**18))
     interval = max(wide, min(1e-3, math.sqrt(total_K.sum() / counts_K.sum()) / 20))
-    composed = []
-    for one, count in times.items():
-        if one.sampling == "none":
-            composed.append(_losses_of_one(one.noise / math.sqrt(count), 1.0, interval))
-        else:
-            composed.append(_losses_of_one(one.noise, one.rate, interval).self_compose(count))
+    composed = [
+        _losses_of_one(one.noise / math.sqrt(count), 1.0, interval)
+        if one.rate == 1
+        else _losses_of_one(one.noise, one.rate, interval).self_compose(count)
+        for one, count in times.items()
+    ]
     return float(functools.reduce(lambda one, other: one.compose(other), composed).get_epsilon_for_delta(delta))
 
 
 @functools.lru_cache(maxsize=8)
 def _losses_of_one(noise: float, rate: float, interval: float) -> Any:
-    losses = _library("dp_accounting.pld.privacy_loss_distribution")
-    return losses.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=interval)
+    made = _library("dp_accounting.pld.privacy_loss_distribution").from_gaussian_mechanism
+    return made(noise, sampling_prob=rate, value_discretization_interval=interval)
 
 
 def _random_variables(times: Mapping[Release, int], delta: float) -> float:
     """Epsilon with the error added that opacus is allowed: half a per cent, or what keeps arrays to 2^21 numbers."""
-    library, delta_error = _library("opacus.accountants"), delta / 1000
+    delta_error = delta / 1000
     largest = _renyi(times, delta_error / 4) + 4
-    meshes = math.sqrt(sum(times.values()) * math.log(12 / delta_error) / 2)
-    error = max(1e-4, 0.005 * min(_renyi(times, delta), 20.0), 2 * largest * meshes / 2**21)
-    if largest > LARGEST_LOSS or error >= 1:
+    mesh = math.sqrt(sum(times.values()) * math.log(12 / delta_error) / 2)
+    error = max(1e-4, 0.005 * min(_loss_distribution(times, delta), 20.0), 2 * largest * mesh / 2**21)
+    if largest > 600 or error >= 1:  # Opacus takes exp of losses.
         raise ExperimentError("privacy.accountant = 'prv': losses are too large for it with so little noise; use 'pld'")
-    accountant = library.PRVAccountant()
+    accountant = _library("opacus.accountants").PRVAccountant()
     accountant.history = [(one.noise, one.rate, count) for one, count in times.items()]
     with warnings.catch_warnings(), np.errstate(divide="ignore"):
         # Opacus sizes its arrays by Renyi divergences of few orders, and says so; with rate 1 it takes log 0.
@@ -271,19 +242,11 @@ def _random_variables(times: Mapping[Release, int], delta: float) -> float:
             raise ExperimentError(f"privacy.accountant = 'prv': opacus fails ({failed}); use 'pld'") from failed
 
 
-_ACCOUNTANTS: dict[str, Callable[[Mapping[Release, int], float], float]] = {
-    "pld": _loss_distribution,
-    "rdp": _renyi,
-    "prv": _random_variables,
-}
+_ACCOUNTANTS = {"pld": _loss_distribution, "rdp": _renyi, "prv": _random_variables}
 
 
 def gaussian_epsilon(z: float, times: int, delta: float) -> float:
-    """The smallest epsilon at delta of `times` answers with Gaussian noise, without sampling: exact.
-
-    Balle and Wang 2018, Theorem 8, with mu = sqrt(times) / z: delta = Phi(mu / 2 - epsilon / mu) -
-    exp(epsilon) Phi(-mu / 2 - epsilon / mu).
-    """
+    """The smallest epsilon at delta of `times` answers, all units in each: Balle and Wang 2018, Theorem 8, exact."""
     from scipy.optimize import brentq
     from scipy.special import log_ndtr, ndtr
 
@@ -301,12 +264,10 @@ def gaussian_epsilon(z: float, times: int, delta: float) -> float:
 
 
 def advantage(epsilon: float, delta: float) -> float:
-    """The most that true positives minus false positives of any membership test can be, in 0 .. 1.
-
-    (exp(epsilon) - 1 + 2 delta) / (exp(epsilon) + 1): Kairouz, Oh and Viswanath 2015, from the tests' error region.
-    """
+    """The most that true minus false positives of any membership test can be (Kairouz, Oh and Viswanath 2015)."""
     if not epsilon >= 0 or not 0 <= delta <= 1:
         raise ExperimentError(f"epsilon = {epsilon:g}, delta = {delta:g}: epsilon is 0 or more, delta in 0 .. 1")
+    # (exp(epsilon) - 1 + 2 delta) / (exp(epsilon) + 1), which does not overflow this way.
     return math.tanh(epsilon / 2) + 2 * delta * math.exp(-epsilon) / (1 + math.exp(-epsilon))
 
 
@@ -334,6 +295,4 @@ def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as missing:
-        if (missing.name or "").split(".")[0] != name.split(".")[0]:
-            raise
         raise ExperimentError("privacy needs two libraries: pip install 'gossamer[privacy]'") from missing

@@ -119,8 +119,8 @@ class SecureSum(Section):
     threshold: int | float = Field(
         default=0.667,
         gt=0,
-        description="nodes that must be left to open a sum: a number, or a share of the participants, rounded up; fewer "
-        "that join the server learn nothing",
+        description="nodes that must be left to open a sum: a number, or a share of the participants, rounded up; "
+        "fewer that join the server learn nothing",
     )
     bits: int = Field(
         default=16, ge=2, le=31, description="of the integer that a number becomes; all sums are modulo 2^32"

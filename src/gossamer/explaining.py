@@ -29,7 +29,14 @@ def _explain_one(problem: dict[str, Any], experiment: type[BaseModel]) -> str:
     location = [str(part) for part in problem["loc"]]
     model = _model_at(location[:-1], experiment) if problem["type"] == "extra_forbidden" else None
     kinds = {part for part in location if not part.isdigit()} & _kinds()
-    field = ".".join(part for i, part in enumerate(location) if not (i > 0 and part in kinds and i < len(location)))
+    kept: list[str] = []
+    before = ""
+    for part in location:
+        # The kind of a choice stands after its field; a field may have the name of a kind.
+        tag = bool(kept) and before == kept[-1] and part in kinds
+        kept += [] if tag else [part]
+        before = "" if tag else part
+    field = ".".join(kept)
     if problem["type"] == "extra_forbidden":
         known = list(model.model_fields) if model else []
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)

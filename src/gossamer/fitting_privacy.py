@@ -19,7 +19,9 @@ def check_privacy(experiment: Experiment) -> None:
         return
     what = f"privacy.kind = '{mechanism.kind}'"
     if method.world == "alone" and mechanism.unit == "node":
-        raise ExperimentError(f"{what}: with method.kind = '{method.kind}' nobody sees anything of a node; leave it out")
+        raise ExperimentError(
+            f"{what}: with method.kind = '{method.kind}' nobody sees anything of a node; leave it out"
+        )
     if mechanism.world and method.world != mechanism.world:
         fix = {
             "server": "it needs a server; use 'local' or 'per_example' on a graph",
@@ -28,7 +30,9 @@ def check_privacy(experiment: Experiment) -> None:
         raise ExperimentError(f"{what}: {fix[mechanism.world]}")
     if method.pools_data:
         if mechanism.unit == "node":
-            raise ExperimentError(f"{what}: method.kind = '{method.kind}' brings all data to one place; use 'per_example'")
+            raise ExperimentError(
+                f"{what}: method.kind = '{method.kind}' brings all data to one place; use 'per_example'"
+            )
     elif mechanism.guards in ("messages", "sums"):
         _sums_fit(experiment, what)
     if experiment.clock.kind == "events":
@@ -37,7 +41,9 @@ def check_privacy(experiment: Experiment) -> None:
             "clock = 'rounds'"
         )
     if experiment.root:
-        raise ExperimentError(f"root = {experiment.root}: what the server's own items show is not accounted; set it to 0")
+        raise ExperimentError(
+            f"root = {experiment.root}: what the server's own items show is not accounted; set it to 0"
+        )
     if mechanism.unit == "example" and mechanism.adjacency != "add_or_remove":
         raise ExperimentError(
             "privacy.adjacency = 'replace_one': steps that draw examples by coins are accounted for examples added or "
@@ -78,8 +84,8 @@ def check_secure_sum(experiment: Experiment) -> None:
         )
     if not rule.linear:
         raise ExperimentError(
-            f"aggregator.kind = '{rule.kind}': it compares messages, and in a secure sum nobody sees one; use 'mean', or "
-            "leave out secure_sum"
+            f"aggregator.kind = '{rule.kind}': it compares messages, and in a secure sum nobody sees one; use 'mean', "
+            "or leave out secure_sum"
         )
     own = [(f"method.kind = '{method.kind}'", step) for step in method.packing(down=False)]
     ups = [(f"transforms.{i}.kind = '{step.kind}'", step) for i, step in enumerate(experiment.transforms)]
@@ -91,8 +97,8 @@ def check_secure_sum(experiment: Experiment) -> None:
             )
     if experiment.attack.forges or type(experiment.attack).mangle is not Attack.mangle or experiment.hostile.many_names:
         raise ExperimentError(
-            f"attack.kind = '{experiment.attack.kind}': its forged messages are not played under masks; use an attack on "
-            "the data, such as 'label_flip'"
+            f"attack.kind = '{experiment.attack.kind}': its forged messages are not played under masks; use an attack "
+            "on the data, such as 'label_flip'"
         )
     nodes = experiment.nodes
     if nodes is None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gossamer.data import Dataset
     from gossamer.experiment import Experiment
     from gossamer.layout import Layout
+    from gossamer.passages import Step
     from gossamer.placement import Placement
     from gossamer.preprocessing import Shards
     from gossamer.wire import Message
@@ -167,7 +168,7 @@ def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> t
             "nn.GroupNorm(4, channels)"
         )
     if follows(experiment):
-        message[BELOW], down = row_D.new_zeros(1), {**down, "clip": row_D.new_zeros(1)}
+        message[BELOW], down = row_D.new_zeros(1), {**down, "clip": row_D.new_zeros(1).double()}
     return message, down if method.world == "server" else {}
 
 
@@ -182,7 +183,7 @@ def chains(
     """The ways of the messages of nodes and of a server, from the first of each; `level` [1] holds the bound on
     messages where privacy has one."""
     method, seed = experiment.method, experiment.seed
-    bounds = ()
+    bounds: tuple[Step, ...] = ()
     if experiment.privacy.guards == "messages":
         bounds = (Bound(message[next(iter(message))].new_ones(1) if level is None else level),)
     up = Chain((*bounds, *method.packing(down=False), *experiment.transforms), message, layout, seed, "transform")

@@ -9,7 +9,7 @@ import numpy as np
 
 from gossamer.bounding import BELOW
 from gossamer.ledger import ledger
-from gossamer.population import shared
+from gossamer.population import as_dtype, shared
 from gossamer.privacy import Mechanism, Place
 from gossamer.privacy.central import Central
 from gossamer.randomness import generator
@@ -77,5 +77,5 @@ class Guard:
 
 def first_level(experiment: Experiment, like: Tensor) -> Tensor:
     """The bound on messages [1] before the first round, in memory that workers share; ones where there is none."""
-    level = shared(1, like.new_empty(()))
+    level = shared(1, like.new_empty((), dtype=as_dtype("float64")))
     return level.fill_(experiment.privacy.clip if isinstance(experiment.privacy, Mechanism) else 1.0)

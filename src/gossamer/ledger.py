@@ -200,4 +200,3 @@ def _warnings(experiment: Experiment, setting: Setting, noise: float, rounds: in
             "there"
         )
     return found
-

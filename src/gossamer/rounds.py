@@ -228,8 +228,8 @@ class _Loop:
                 engine.exchange(result)
             if not cut and (cut := sum(outcome.cut for outcome in result.outcomes)):
                 self.warn(
-                    f"secure_sum.range = {federation.experiment.secure_sum.range:g}: {cut} numbers were larger in round "
-                    f"{round + 1} and were cut off; give a larger range"
+                    f"secure_sum.range: {cut} numbers were larger in round {round + 1} and were cut off; give a larger "
+                    "range"
                 )
             sent_N += result.sent_N
             received_N += result.received_N

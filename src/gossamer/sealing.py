@@ -21,8 +21,6 @@ from gossamer.secure.sizes import sizes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
-
     from gossamer.experiment import Experiment, SecureSum
     from gossamer.secure.masks import Vector
     from gossamer.topologies import Array
@@ -52,7 +50,7 @@ class Seal:
     @property
     def scale(self) -> float:
         """Integers to a number of 1."""
-        return (2 ** (self.secure.bits - 1) - 1) / self.bound
+        return float(2 ** (self.secure.bits - 1) - 1) / self.bound
 
     @functools.cached_property
     def length(self) -> int:
@@ -136,8 +134,8 @@ def seal(experiment: Experiment, like: Message, items: Sequence[int], noise: flo
     for name, value in like.items():
         if not value.is_floating_point():
             raise ExperimentError(
-                f"secure_sum: '{name}' is sent as {str(value.dtype).removeprefix('torch.')}, which has no sum; leave out "
-                "the transform that makes it, or use another method"
+                f"secure_sum: '{name}' is sent as {str(value.dtype).removeprefix('torch.')}, which has no sum; leave "
+                "out the transform that makes it, or use another method"
             )
     weighted = getattr(experiment.method, "weighting", "uniform") == "samples"
     distributed = experiment.privacy if isinstance(experiment.privacy, Distributed) else None

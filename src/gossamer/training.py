@@ -187,7 +187,7 @@ class NodeItems:
 class Trainer:
     """Runs tasks and measures rows, one after the other, on one resident model."""
 
-    def __init__(self, experiment: Experiment, resident: Resident, items: NodeItems) -> None:
+    def __init__(self, experiment: Experiment, resident: Resident, items: NodeItems, noise: float = 0.0) -> None:
         import torch
         from torch.nn.functional import cross_entropy
 

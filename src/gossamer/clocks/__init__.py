@@ -150,6 +150,8 @@ def round_seconds(
     rests       a round ends no earlier than work_i + rest_i
     """
     present, speeds = np.asarray(participants).tolist(), speeds_of(clock, len(steps_N), seed)
+    if not present:
+        return 0.0
     ready = {i: clock.work(seed, i, round, int(steps_N[i]), speeds[i]) for i in present}
     rested = max(work + clock.rest(seed, i, round) for i, work in ready.items())
     latency, upload = nanoseconds(clock.latency), clock.upload(up_bytes)

@@ -208,9 +208,7 @@ def _in_secret(federation: Federation, result: Round, sealed: SealedRound) -> No
     _taken(federation, result, fields, summed, total)
 
 
-def _taken(
-    federation: Federation, result: Round, fields: dict[str, Tensor], heard: Array, total: float
-) -> None:
+def _taken(federation: Federation, result: Round, fields: dict[str, Tensor], heard: Array, total: float) -> None:
     """Merge the mean of what was heard at the server; nothing, if nobody was, unless noise is to hide that."""
     clock = time.perf_counter()
     present = len(result.participants)

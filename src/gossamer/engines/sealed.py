@@ -25,14 +25,14 @@ class SealedRound:
     """One round's sum, fed with one participant's integers after the other."""
 
     def __init__(self, federation: Federation, round: int, participants: Array) -> None:
-        assert federation.seal is not None and federation.experiment.secure_sum is not None
+        assert federation.seal is not None
         self.seal, self.attended = federation.seal, attendance(federation.experiment, participants, round)
         self.sent_N, self.received_N = protocol_bytes(self.attended, federation.nodes, self.seal.length)
         self.cut = 0
         self._total_L: Vector = np.zeros(self.seal.length, np.uint32)
         self._nodes: dict[int, Participant] = {}
         self._server: Coordinator | None = None
-        if federation.experiment.secure_sum.masked and self.attended.opens:
+        if self.seal.secure.masked and self.attended.opens:
             self._begin(round, participants)
 
     def _begin(self, round: int, participants: Array) -> None:

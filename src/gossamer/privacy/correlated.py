@@ -27,13 +27,13 @@ class Correlated(Mechanism):
 
     Node i adds N(0, (z C)^2) and, for each neighbour j, +-N(0, (r z C)^2) drawn by the pair in secret, so that the mean
     of all changes has the own noise only. Together the noise of all nodes has the covariance z^2 C^2 (I + r^2 L), L the
-    Laplacian of the graph; a change of norm C at node i is then hidden as by noise of z / sqrt((I + r^2 L)^-1_ii) alone.
-    For a neighbour, who knows what it shares, the Laplacian is that of the graph without it.
+    Laplacian of the graph; a change of norm C at node i is then hidden as by a noise multiplier of
+    z / sqrt((I + r^2 L)^-1_ii). For a neighbour, who knows what it shares, L is that of the graph without it.
     """
 
     source: ClassVar[str] = (
-        "Allouah et al. 2024 (DECOR), Algorithm 1; Sabater, Bellet and Ramon 2022 (GOPA); the covariance is inverted as "
-        "it is, which is exact for noise that is Gaussian"
+        "Allouah et al. 2024 (DECOR), Algorithm 1; Sabater, Bellet and Ramon 2022 (GOPA); epsilon follows from the "
+        "inverse covariance, exactly as the noise is Gaussian"
     )
     unit: ClassVar[Literal["", "node", "example"]] = "node"
     world: ClassVar[Literal["", "server", "graph"]] = "graph"
@@ -73,7 +73,9 @@ class Correlated(Mechanism):
         noisy_D = noisy_D + gaussian(noisy_D, std, place.dice("privacy", place.node))
         for other in place.neighbours.tolist():
             low, high = sorted((place.node, other))
-            shared_D = gaussian(noisy_D, self.pair_ratio * std, place.dice("privacy of a pair", low * place.nodes + high))
+            shared_D = gaussian(
+                noisy_D, self.pair_ratio * std, place.dice("privacy of a pair", low * place.nodes + high)
+            )
             noisy_D = noisy_D + (shared_D if place.node == low else -shared_D)
         return noisy_D
 

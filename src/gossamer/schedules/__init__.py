@@ -99,7 +99,9 @@ class Schedule(Plug):
         """The nodes that take part in a round, ascending: max(1, round(fraction * nodes)) of them, without replacement,
         or each with chance `participation`."""
         if self.sampling == "poisson":
-            return np.arange(nodes) if self.participation == 1 else np.flatnonzero(rng.random(nodes) < self.participation)
+            return (
+                np.arange(nodes) if self.participation == 1 else np.flatnonzero(rng.random(nodes) < self.participation)
+            )
         size = max(1, round_half_up(self.participation * nodes))
         if size == nodes:
             return np.arange(nodes)

@@ -15,10 +15,16 @@ their keys, and is added by one and subtracted by the other, so these masks canc
 the keys of those who went between sharing and masking, are put together again from a threshold of shares. Nobody
 reveals both of one node.
 
-    protocol   the two sides as state machines that take and give messages     messages   these, and their tensors
-    sizes      bytes that a sum sends, known beforehand                        masks      a seed as numbers modulo 2^32
-    agreement  keys and seeds of two nodes, sealing                            shamir     t of n shares of 32 bytes
-    ring       numbers <-> integers modulo 2^32, noise in integers
+    protocol    the two sides as state machines        messages   what they say, and the tensors that it is
+    agreement   keys and seeds of two nodes, sealing   sizes      bytes that a sum sends, known beforehand
+    shamir      t of n shares of 32 bytes              masks      a seed as numbers modulo 2^32
+    ring        numbers <-> integers modulo 2^32, rounding and noise in integers
+
+    coordinator = Coordinator(sum_id, cohort, threshold, length)
+    accept(participant.advertise()) ...                     roster = coordinator.roster()
+    accept(participant.share(roster)) ...                   deliveries = coordinator.deliveries()
+    accept(participant.mask(values_L, deliveries[u])) ...   survivors = coordinator.survivors()
+    accept(participant.reveal(survivors)) ...               total_L = coordinator.total()
 
 Names: L numbers in a vector, u and v nodes, m nodes in a cohort, t the threshold. What is and is not protected:
 docs/secure-sums.md.

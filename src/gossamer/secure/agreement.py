@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -63,6 +63,23 @@ def derived(shared: bytes, purpose: bytes, sum_id: int, first: int, second: int)
 def mask_seed(own: X25519PrivateKey, public: bytes, sum_id: int, node: int, other: int) -> bytes:
     """The seed that two nodes share, the same from either side."""
     return derived(agreed(own, public), MASK, sum_id, min(node, other), max(node, other))
+
+
+class Link(NamedTuple):
+    """What a node has with another: keys for the shares it sends and gets, and the seed of their common mask."""
+
+    outward: bytes
+    inward: bytes
+    seed: bytes
+
+
+def linked(
+    channel: X25519PrivateKey, mask: X25519PrivateKey, keys: tuple[bytes, bytes], sum_id: int, node: int, other: int
+) -> Link:
+    """A node's link with another, from its own two keys and the other's public ones. Raises as `agreed`."""
+    shared = agreed(channel, keys[0])
+    outward, inward = derived(shared, CHANNEL, sum_id, node, other), derived(shared, CHANNEL, sum_id, other, node)
+    return Link(outward, inward, mask_seed(mask, keys[1], sum_id, node, other))
 
 
 def usable(public: bytes) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SEALED = 2 * SHARE + TAG
 """Bytes of a sealed pair of shares: of a seed and of a private key."""
 SERVER = -1
+STEPS = ("advertise", "share", "mask", "reveal")
 
 
 @dataclass(frozen=True)
@@ -209,12 +210,15 @@ class Reveal:
         return cls(sender, round, seeds, _numbered(tensors["dropped"], tensors["keys"]))
 
 
+FromNode = Advertise | Shares | Masked | Reveal
+
+
 def refuse(step: str, sum_id: int, node: int, reason: str) -> NoReturn:
     """Raise ProtocolError with where it went wrong."""
     raise ProtocolError(f"{f'node {node}' if node >= 0 else 'the server'}, sum {sum_id}, step {step}: {reason}")
 
 
-def _sized(message: Advertise | Shares | Reveal, values: Iterable[bytes], size: int) -> None:
+def _sized(message: FromNode, values: Iterable[bytes], size: int) -> None:
     wrong = next((len(value) for value in values if len(value) != size), size)
     if wrong != size:
         refuse(message.step, message.sum_id, message.node, f"{wrong} bytes where {size} belong")

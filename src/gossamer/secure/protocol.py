@@ -1,60 +1,61 @@
-"""The two sides of a secure sum as state machines: messages in, messages out, nothing about how they travel.
-
-    coordinator = Coordinator(sum_id, cohort, threshold, length)
-    accept(participant.advertise()) ...              roster = coordinator.roster()
-    accept(participant.share(roster)) ...            deliveries = coordinator.deliveries()
-    accept(participant.mask(values_L, delivery)) ... survivors = coordinator.survivors()
-    accept(participant.reveal(survivors)) ...        total_L = coordinator.total()
-
-A step that raises ProtocolError leaves its side as it was: nothing was sent, nothing was accepted.
-"""
+"""The two sides of a secure sum as state machines: messages in, messages out, nothing about how they travel."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Set
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
 from gossamer.errors import ExperimentError, ProtocolError
-from gossamer.secure import agreement, shamir
+from gossamer.secure import shamir
+from gossamer.secure.agreement import (
+    KEY,
+    Entropy,
+    Link,
+    commitment,
+    linked,
+    mask_seed,
+    private_key,
+    public_bytes,
+    public_of,
+    seal,
+    unseal,
+    usable,
+)
 from gossamer.secure.masks import Vector, add_masks
-from gossamer.secure.messages import SERVER, Advertise, Delivery, Masked, Reveal, Roster, Shares, Survivors, refuse
-
-STEPS = ("advertise", "share", "mask", "reveal")
-FromNode = Advertise | Shares | Masked | Reveal
-
-
-class _Link(NamedTuple):
-    """What a node has with another: keys for the shares it sends and gets, and the seed of their common mask."""
-
-    outward: bytes
-    inward: bytes
-    seed: bytes
+from gossamer.secure.messages import (
+    SERVER,
+    STEPS,
+    Advertise,
+    Delivery,
+    FromNode,
+    Masked,
+    Reveal,
+    Roster,
+    Shares,
+    Survivors,
+    refuse,
+)
 
 
 class Participant:
     """One node in one sum of vectors of `length` numbers.
 
     `threshold` nodes must be left at every step, more than half of those on the roster. `entropy` gives the bytes that
-    keys, seed and shares are made of. Each step can be taken once, in order; ProtocolError says why one is not.
+    keys, seed and shares are made of. Each step can be taken once, in order; ProtocolError says why one is not, and
+    then nothing has left the node and the step can still be taken.
     """
 
-    def __init__(
-        self, node: int, sum_id: int, threshold: int, length: int, entropy: agreement.Entropy = os.urandom
-    ) -> None:
+    def __init__(self, node: int, sum_id: int, threshold: int, length: int, entropy: Entropy = os.urandom) -> None:
         self.node, self.sum_id, self.threshold, self.length = node, sum_id, threshold, length
         self._entropy = entropy
-        self._channel, self._mask_raw, self._seed = (
-            agreement.private_key(entropy(agreement.KEY)),
-            entropy(agreement.KEY),
-            entropy(agreement.KEY),
-        )
-        self._mask = agreement.private_key(self._mask_raw)
-        self._public = (agreement.public_bytes(self._channel), agreement.public_bytes(self._mask))
+        self._channel, self._mask_raw, self._seed = private_key(entropy(KEY)), entropy(KEY), entropy(KEY)
+        self._mask = private_key(self._mask_raw)
+        self._public = (public_bytes(self._channel), public_bytes(self._mask))
         self._taken = 0
-        self._links: dict[int, _Link] = {}
+        self._links: dict[int, Link] = {}
         self._held: dict[int, bytes] = {}  # by node: the shares of its seed and of its key, one after the other
 
     def advertise(self) -> Advertise:
@@ -72,10 +73,10 @@ class Participant:
         keys = shamir.split(self._mask_raw, n, self.threshold, self._entropy)
         pairs = {node: seed + key for node, seed, key in zip(nodes, seeds, keys, strict=True)}
         own = pairs.pop(self.node)
-        links = {node: self._link(node, *roster.keys[node]) for node in pairs}
-        sealed = {node: agreement.seal(links[node].outward, pair) for node, pair in pairs.items()}
+        links = {node: self._link(node, roster.keys[node]) for node in pairs}
+        sealed = {node: seal(links[node].outward, pair) for node, pair in pairs.items()}
         self._taken, self._links, self._held = self._taken + 1, links, {self.node: own}
-        return Shares(self.node, self.sum_id, agreement.commitment(self._seed), sealed)
+        return Shares(self.node, self.sum_id, commitment(self._seed), sealed)
 
     def mask(self, values_L: Vector, delivery: Delivery) -> Masked:
         """The vector with the node's own mask and one for each other that shared: added for lower ids, else taken."""
@@ -89,7 +90,7 @@ class Participant:
         held = {}
         plus, minus = [self._seed], list[bytes]()
         for node, sealed in delivery.sealed.items():
-            pair = agreement.unseal(self._links[node].inward, sealed)
+            pair = unseal(self._links[node].inward, sealed)
             if pair is None or len(pair) != 2 * shamir.SHARE:
                 self._refuse("mask", f"the shares of node {node} are not as that node sealed them for this one")
             held[node] = pair
@@ -144,17 +145,11 @@ class Participant:
         if left < self.threshold:
             self._refuse(step, f"only {left} nodes {which}; threshold {self.threshold}")
 
-    def _link(self, other: int, channel_key: bytes, mask_key: bytes) -> _Link:
+    def _link(self, other: int, keys: tuple[bytes, bytes]) -> Link:
         try:
-            shared = agreement.agreed(self._channel, channel_key)
-            seed = agreement.mask_seed(self._mask, mask_key, self.sum_id, self.node, other)
+            return linked(self._channel, self._mask, keys, self.sum_id, self.node, other)
         except ValueError:
             self._refuse("share", f"a key of node {other} on the roster is no public key")
-        outward, inward = (
-            agreement.derived(shared, agreement.CHANNEL, self.sum_id, *way)
-            for way in ((self.node, other), (other, self.node))
-        )
-        return _Link(outward, inward, seed)
 
     def _refuse(self, step: str, reason: str) -> NoReturn:
         refuse(step, self.sum_id, self.node, reason)
@@ -238,14 +233,12 @@ class Coordinator:
         plus, minus = list[bytes](), list[bytes]()
         for u in self._masked:
             shares = {node: reveal.seeds[u] for node, reveal in self._reveals.items()}
-            minus.append(self._joined(u, shares, agreement.commitment, self._shares[u].commitment))
+            minus.append(self._joined(u, shares, commitment, self._shares[u].commitment))
         for dropped in sorted(self._shares.keys() - self._masked.keys()):
             shares = {node: reveal.keys[dropped] for node, reveal in self._reveals.items()}
-            key = agreement.private_key(
-                self._joined(dropped, shares, agreement.public_of, self._adverts[dropped].mask_key)
-            )
+            key = private_key(self._joined(dropped, shares, public_of, self._adverts[dropped].mask_key))
             for u in self._masked:
-                seed = agreement.mask_seed(key, self._adverts[u].mask_key, self.sum_id, dropped, u)
+                seed = mask_seed(key, self._adverts[u].mask_key, self.sum_id, dropped, u)
                 (minus if u > dropped else plus).append(seed)
         self._close("reveal", self._reveals, "revealed their shares")
         add_masks(self._sum_L, plus, minus)
@@ -256,7 +249,7 @@ class Coordinator:
         if len({*keys} - self._owners.keys()) < len(keys):
             owner = next((self._owners[key] for key in keys if key in self._owners), message.node)
             self._refuse(message, f"one of its keys is another key of node {owner}")
-        if not all(map(agreement.usable, keys)):
+        if not all(map(usable, keys)):
             self._refuse(message, "one of its keys is no public key")
         self._adverts[message.node] = message
         self._owners |= dict.fromkeys(keys, message.node)
@@ -293,7 +286,7 @@ class Coordinator:
         except ProtocolError:
             secret = b""
         if not secret or shown(secret) != promised:
-            what = "seed" if shown is agreement.commitment else "key"
+            what = "seed" if shown is commitment else "key"
             reason = f"shares of its {what} do not give the one it promised: it, or a node that revealed one, is wrong"
             refuse("reveal", self.sum_id, owner, reason)
         return secret

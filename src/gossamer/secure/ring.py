@@ -61,8 +61,10 @@ def decode(total_L: Vector, scale: float) -> np.ndarray[Any, np.dtype[np.float64
 def levels(values_L: Floats, scale: float, bound: float, rng: np.random.Generator) -> Vector:
     """[L] uint32: numbers cut off at +-bound, times scale, rounded stochastically, modulo 2^32.
 
-    The integers are at most `integer_bound(bound, scale)`. Raises AggregationError where a number is not finite.
+    The integers are at most `integer_bound(bound, scale)`. Raises AggregationError where a number is not finite,
+    ExperimentError where one could be beyond 32 bits.
     """
+    headroom(1, integer_bound(bound, scale))
     return wrapped(rounded(np.clip(_finite(values_L), -bound, bound) * float(scale), rng))
 
 

@@ -10,8 +10,6 @@ from gossamer.norms import shortened
 from gossamer.transforms import Transform, numbers
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gossamer.layout import Layout
     from gossamer.passages import Form, Passage
     from gossamer.wire import Message
