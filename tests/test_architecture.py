@@ -12,8 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "gossamer"
-FAMILIES = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"backends", "cli", "engines"}
+FAMILIES = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"audits", "backends", "cli", "engines", "secure"}
 HEAVY = {"torch", "sklearn", "scipy", "networkx", "matplotlib", "PIL", "pyarrow", "safetensors"}
+HEAVY |= {"cryptography", "dp_accounting", "opacus"}
 UP = {("runs", "plots"), ("runs", "report"), ("runs", "rounds")}
 """Imports inside functions that go up: `Run.plot` and `Run.report` are conveniences, `Run.model` needs one thread."""
 

@@ -53,7 +53,7 @@ LINES: dict[str, Line] = {
     "choco": Line("whole", "whole", [({}, 1e-15), ({"step": 0.1}, 1e-15)]),
     "clip": Line("whole", "whole", [({}, 1), ({"norm": 20.0}, 1), ({"norm": 1e-6}, 1)]),
     "error_feedback": Line("whole", "whole", [({}, 1e-15)]),
-    "gaussian_noise": Line("whole", "whole", [({}, 0.05), ({"std": 0.1}, 0.5)]),
+    "gaussian_noise": Line("whole", "whole", [({}, 0.2), ({"std": 0.1}, 2)]),
     "int8": Line("numbers", "codes", [({}, 0.07), ({"block": 7}, 0.02), ({"block": 10_000}, 0.1)]),
     "nf4": Line("numbers", "codes", [({}, 1.3), ({"block": 5}, 0.4)]),
     "power_sgd": Line("whole", "numbers", [({}, 1), ({"rank": 1}, 1), ({"rank": 5}, 1)]),

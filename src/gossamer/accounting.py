@@ -63,8 +63,8 @@ class Release:
             raise ExperimentError(f"noise = {self.noise:g}: a noise multiplier is 0 (no noise) or a number above it")
         if self.times < 0 or self.times != int(self.times):
             raise ExperimentError(f"times = {self.times}: an answer is given 0, 1, 2, ... times")
-        if self.skellam is not None and self.sampling != "none":
-            raise ExperimentError(f"sampling = {self.sampling!r}: with Skellam noise it is not accounted; use 'none'")
+        if self.sampling not in ("none", "poisson", "fixed")[: 1 if self.skellam else 3]:
+            raise ExperimentError(f"sampling = {self.sampling!r}: 'none', 'poisson' or 'fixed'; with skellam 'none'")
         if not 0 <= self.rate <= 1 or (self.rate < 1 and self.sampling == "none"):
             raise ExperimentError(f"rate = {self.rate:g}: give a chance in 0 .. 1, or 1 where sampling is 'none'")
         if self.skellam is not None and not 0 < self.skellam.l2 <= self.skellam.l1 < math.inf:
@@ -129,7 +129,7 @@ def noise_for(
     start = 1.0 if accountant == "rdp" else _least(lambda noise: spent(noise, "rdp"), target, 1.0, most) or 1.0
     if (found := _least(spent, target, start, most)) is None:
         raise ExperimentError(
-            f"privacy.epsilon = {target:g}: accountant {accountant!r} proves no less than {spent(most):.3g}, with noise "
+            f"privacy.epsilon = {target:g}: accountant {accountant!r} proves no less than {spent(most):.3g}, at noise "
             f"multiplier {most:g}; use a larger epsilon, fewer rounds or a larger delta"
         )
     return found
@@ -197,7 +197,7 @@ def _renyi_of_one(release: Release) -> np.ndarray[Any, Any]:
 def _loss_distribution(times: Mapping[Release, int], delta: float) -> float:
     """Epsilon from losses rounded pessimistically ('connect the dots') to multiples of an interval.
 
-    It is a twentieth of the standard deviation of one loss, which costs .03 % of epsilon; at most .001, and wide
+    It is a twentieth of the standard deviation of a loss, which costs .03 % of epsilon; at most .001, and wide
     enough for arrays of 2^18 numbers. While these suffice it is the same for any number of rounds.
     """
     counts_K = np.array(list(times.values()), dtype=float)

@@ -227,10 +227,9 @@ class _Loop:
             if early:
                 engine.exchange(result)
             if not cut and (cut := sum(outcome.cut for outcome in result.outcomes)):
-                self.warn(
-                    f"secure_sum.range: {cut} numbers were larger in round {round + 1} and were cut off; give a larger "
-                    "range"
-                )
+                text = f"secure_sum.range: {cut} numbers were larger in round {round + 1} and were cut off; give more"
+                self.record.event("warning", text=text)
+                self.tell("warning", round + 1, text=text)
             sent_N += result.sent_N
             received_N += result.received_N
             for line in lines(federation, round + 1, result, measured, sent_N, received_N):

@@ -15,7 +15,17 @@ import numpy as np
 from gossamer.errors import ExperimentError
 from gossamer.privacy.distributed import Distributed
 from gossamer.randomness import generator
-from gossamer.secure.ring import bounded, decode, headroom, integer_bound, l2_bound, levels, skellam, wrapped
+from gossamer.secure.ring import (
+    HALF,
+    SIGMAS,
+    bounded,
+    decode,
+    integer_bound,
+    l2_bound,
+    levels,
+    skellam,
+    wrapped,
+)
 from gossamer.secure.sizes import sizes
 
 if TYPE_CHECKING:
@@ -107,10 +117,13 @@ class Seal:
         if self.distributed is not None:
             bound = math.ceil(l2_bound(self.scale * self.bound, self.length - 1))
             std = math.sqrt(self.share(cohort) * cohort)
-        try:
-            headroom(cohort, bound, std)
-        except ExperimentError as error:
-            raise ExperimentError(f"secure_sum.bits = {self.secure.bits}: use fewer: {error}") from None
+        reached = cohort * bound + SIGMAS * std
+        if reached >= HALF:
+            fewer = self.secure.bits - math.ceil(math.log2(reached / HALF)) - 1
+            raise ExperimentError(
+                f"secure_sum.bits = {self.secure.bits}: a sum of {cohort} nodes could reach {reached:.3g}, beyond 2^31; "
+                f"use bits = {max(2, fewer)}"
+            )
         if self.heaviest * cohort >= 2**32:
             raise ExperimentError(
                 f"secure_sum: weights up to {self.heaviest:.0f} of {cohort} nodes run over 2^32; use weighting = "

@@ -15,9 +15,12 @@ import numpy as np
 
 from gossamer.counts import Counts
 from gossamer.errors import ExperimentError, NodeError
+from gossamer.example_gradients import PrivateSteps
 from gossamer.methods import Result, Task, Terms
 from gossamer.preprocessing import augment
-from gossamer.randomness import generator, torch_seed
+from gossamer.privacy import Mechanism
+from gossamer.privacy.per_example import rate_of
+from gossamer.randomness import gaussian, generator, torch_seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -129,6 +132,8 @@ class NodeItems:
         import torch
 
         self._ahead.clear()
+        if experiment.privacy.guards == "gradients":
+            return  # They are drawn step by step.
         numbers, learner = math.prod(self.inputs.shape[1:]), experiment.learner
         items = sum(learner.steps_for(self.shards.sizes[int(node)]) for node in nodes) * learner.batch_size
         if items * numbers > EVALUATION_NUMBERS:
@@ -184,10 +189,23 @@ class NodeItems:
         return np.asarray(by_label[low + (rng.random(drawn.shape) * (high - low)).astype(np.int64)])
 
 
+@dataclass
+class Tally:
+    """What happened in the steps of one task."""
+
+    steps: int = 0
+    seen: int = 0
+    """Labels."""
+    right: int = 0
+    loss: float = 0.0
+    """Sum over the labels."""
+
+
 class Trainer:
     """Runs tasks and measures rows, one after the other, on one resident model."""
 
     def __init__(self, experiment: Experiment, resident: Resident, items: NodeItems, noise: float = 0.0) -> None:
+        """`noise`: the noise multiplier z, where the experiment's privacy guards the gradient of every example."""
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -201,6 +219,9 @@ class Trainer:
         self._slot_parts: list[dict[str, Tensor]] = [
             {name: parts[i] for name, parts in split.items()} | counted for i in range(len(resident.parts))
         ]
+        privacy = experiment.privacy
+        private = isinstance(privacy, Mechanism) and privacy.guards == "gradients"
+        self._private = PrivateSteps(experiment, privacy, resident, items, noise) if private else None
 
     def _terms(self, terms: Terms) -> list[Terms]:
         """The terms of a task, one for each part of the row."""
@@ -225,10 +246,31 @@ class Trainer:
             slot.zero_() if task.slots is None else slot.copy_(task.slots[name])
         lr = learner.rate(round if played is None else played, experiment.rounds)
         terms = self._terms(task.terms)
-        loss_sum, correct, seen, step = 0.0, 0, 0, -1
-        module = resident.module if resident.module.training else resident.module.train()
+        if not resident.module.training:
+            resident.module.train()
         self._dice.manual_seed(torch_seed(experiment.seed, "modules", node, round))
-        batches = self.items.gathered(experiment.seed, node, round, learner, task.steps)
+        steps = self._by_batches if self._private is None else self._by_examples
+        tally = steps(task.steps, terms, node, round, lr)
+        resident.store_buffers()
+        if tally.steps and not math.isfinite(self._trainable.sum().item()):
+            raise NodeError(
+                node, round + 1, "train", "its model holds NaN or infinity; lower learner.lr or clip gradients"
+            )
+        return Result(
+            row=resident.row,
+            slots=self._slots,
+            steps=tally.steps,
+            lr=lr,
+            loss=tally.loss / tally.seen if tally.seen else math.nan,
+            accuracy=tally.right / tally.seen if tally.seen else math.nan,
+        )
+
+    def _by_batches(self, steps: int | None, terms: list[Terms], node: int, round: int, lr: float) -> Tally:
+        """Steps along the mean gradient of a batch."""
+        experiment, resident, learner = self.experiment, self.resident, self.experiment.learner
+        loss_sum, correct, seen, step = 0.0, 0, 0, -1
+        module = resident.module
+        batches = self.items.gathered(experiment.seed, node, round, learner, steps)
         for step, (inputs, labels) in enumerate(batches):
             labels = labels.flatten()
             if experiment.preprocess.crop or experiment.preprocess.flip:
@@ -250,19 +292,22 @@ class Trainer:
                 )
             loss_sum += value * len(labels)
             seen += len(labels)
-        resident.store_buffers()
-        if seen and not math.isfinite(self._trainable.sum().item()):
-            raise NodeError(
-                node, round + 1, "train", "its model holds NaN or infinity; lower learner.lr or clip gradients"
+        return Tally(step + 1, seen, correct, loss_sum)
+
+    def _by_examples(self, steps: int | None, terms: list[Terms], node: int, round: int, lr: float) -> Tally:
+        """Private steps."""
+        assert self._private is not None
+        learner, items = self.experiment.learner, len(self.items.shards.items_of(node))
+        tally = Tally(learner.steps_for(items) if steps is None else steps)
+        for number in range(tally.steps):
+            step = self._private.step(node, round, number)
+            descend(self.resident.parts, step.grads, self._slot_parts, terms, learner, lr)
+            tally.seen, tally.right, tally.loss = (
+                tally.seen + step.seen,
+                tally.right + step.right,
+                tally.loss + step.loss,
             )
-        return Result(
-            row=resident.row,
-            slots=self._slots,
-            steps=step + 1,
-            lr=lr,
-            loss=loss_sum / seen if seen else math.nan,
-            accuracy=correct / seen if seen else math.nan,
-        )
+        return tally
 
     def measure(self, inputs: Tensor, labels: Tensor, classes: int) -> Counts:
         """Counts of the model in the resident module on these items, without changing it (evaluation mode)."""

@@ -48,6 +48,10 @@ class Vmap:
 
         self.federation = federation
         resident = federation.resident
+        if federation.experiment.privacy.guards == "gradients":
+            raise ExperimentError(
+                "backend = 'vmap': per-example privacy works in 'eager' and 'parallel'; use one of these"
+            )
         if any(not entry.trainable for entry in federation.layout.entries):
             raise ExperimentError(
                 "backend = 'vmap': the model has buffers that change in training (BatchNorm?); use 'eager'"

@@ -196,7 +196,7 @@ class Coordinator:
         if isinstance(message, Advertise):
             self._take_keys(message)
         elif isinstance(message, Shares):
-            self._require_nodes(message, message.sealed, self._adverts.keys() - {node}, "ciphertexts for")
+            self._require_nodes(message, message.sealed, self._adverts.keys() - {node}, "ciphertexts")
             self._shares[node] = message
         elif isinstance(message, Masked):
             if message.values_L.dtype != np.uint32 or message.values_L.shape != (self.length,):
@@ -205,8 +205,8 @@ class Coordinator:
             self._sum_L += message.values_L
             self._masked[node] = None
         else:
-            self._require_nodes(message, message.seeds, self._masked.keys(), "seed shares of")
-            self._require_nodes(message, message.keys, self._shares.keys() - self._masked.keys(), "key shares of")
+            self._require_nodes(message, message.seeds, self._masked.keys(), "seed shares")
+            self._require_nodes(message, message.keys, self._shares.keys() - self._masked.keys(), "key shares")
             self._reveals[node] = message
 
     def roster(self) -> Roster:
@@ -257,7 +257,8 @@ class Coordinator:
     def _require_nodes(self, message: FromNode, told: Mapping[int, bytes], due: Set[int], what: str) -> None:
         if told.keys() != due:
             odd = min(told.keys() ^ due)
-            self._refuse(message, f"{len(told)} {what} nodes, not the {len(due)} due; node {odd} makes the difference")
+            wrong = "is missing" if odd in due else "does not belong"
+            self._refuse(message, f"{len(told)} {what}, {len(due)} are due: that of node {odd} {wrong}")
 
     def _require_open(self, step: str, node: int) -> None:
         at = STEPS.index(step)
