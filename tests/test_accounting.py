@@ -240,7 +240,7 @@ def test_noise_for_nothing_and_for_too_much() -> None:
     with pytest.raises(
         ExperimentError, match=r"^privacy\.epsilon = 0\.001: accountant 'rdp' proves no less than 0\.00"
     ) as rdp:
-        noise_for(0.001, lambda noise: sampled(noise, 1000, 0.01), 1e-5, "rdp")
+        noise_for(0.001, lambda noise: sampled(noise, 1000, 0.1), 1e-5, "rdp")
     assert "at noise multiplier 100000; use" in str(rdp.value)
     with pytest.raises(ExperimentError, match=r"accountant 'pld' proves no less than 1\.99, at noise multiplier 2"):
         noise_for(1.0, lambda noise: [Release(noise)], 1e-5, "pld", most=2.0)

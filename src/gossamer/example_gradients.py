@@ -116,10 +116,10 @@ class Step:
 
 
 class PrivateSteps:
-    """(sum_i g_i min(1, C / ||g_i||) + N(0, (z C)^2)) / B, where a step draws every example i by a coin of chance B / n.
+    """(sum_i g_i min(1, C / ||g_i||) + N(0, (z C)^2)) / B: Abadi et al. 2016, Algorithm 1.
 
-    B is the size of a batch, or the node's number n of items if that is less, however many were drawn; maybe nobody.
-    Abadi et al. 2016, Algorithm 1.
+    The sum is over the examples that a step draws, each of the node's n by a coin of chance B / n; maybe none. B is the
+    size of a batch, or n if that is less, however many were drawn.
     """
 
     def __init__(
@@ -172,8 +172,8 @@ def check_examples(module: nn.Module) -> None:
             what = f"nn.{type(layer).__name__}({channels})"
             raise ExperimentError(
                 f"model: layer '{name}' is {what}, which mixes the examples of a batch, so that none has a gradient of "
-                f"its own; replace {what} by nn.GroupNorm({groups}, {channels}), or use opacus.validators.ModuleValidator."
-                "fix(module)"
+                f"its own; replace {what} by nn.GroupNorm({groups}, {channels}), or use "
+                "opacus.validators.ModuleValidator.fix(module)"
             )
         if getattr(layer, "track_running_stats", False):
             raise ExperimentError(

@@ -5,6 +5,7 @@ Shapes: B examples, t columns of a part of the row; at a layer, inputs a [B, i] 
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ Gradient = Any
 Found = tuple[list[Gradient], "Tensor", int]
 """Gradients for each part of the row, losses [B], and how many labels were right."""
 
+Samplers = Mapping[type["nn.Module"], Callable[..., dict["nn.Parameter", "Tensor"]]]
+"""For each type of layer, what makes gradients of single examples of the layer, [a] and b."""
+
 
 def written_out(gradient: Gradient) -> Tensor:
     """[B, t]."""
@@ -76,7 +80,7 @@ class Routes:
         layers = list(resident.module.modules())
         self._layers = [layer for layer in layers if self._place.keys() & set(layer.parameters(recurse=False))]
         self._recurrent = [layer for layer in layers if isinstance(layer, torch.nn.RNNBase)]
-        self._samplers: Mapping[type[nn.Module], Callable[..., dict[nn.Parameter, Tensor]]] = {}
+        self._samplers: Samplers = {}
         names = [entry.name for entry in resident.layout.entries if entry.trainable]
         self._named = {name: p.detach() for name, p in zip(names, resident.trained, strict=True)}
         self._vectorised = torch.func.vmap(
@@ -110,7 +114,7 @@ class Routes:
         import torch
 
         found, losses, hits = [], [], 0
-        for input, label in zip(inputs_B.split(1), labels_B.split(1), strict=True):
+        for input, label in zip(torch.split(inputs_B, 1), torch.split(labels_B, 1), strict=True):
             logits = self.resident.module(input)
             loss = self._losses(logits, label)
             found.append(self.resident.gradients(loss.sum()))
@@ -179,8 +183,8 @@ class Routes:
         from torch import nn
 
         if type(layer) is nn.Linear and a.dim() == 2:
-            mine = {layer.weight: Outer(b, a), layer.bias: b}
-            return {parameter: gradient for parameter, gradient in mine.items() if parameter in self._place}
+            mine = ((layer.weight, Outer(b, a)), (layer.bias, b))
+            return {parameter: gradient for parameter, gradient in mine if parameter in self._place}
         found = self._samplers[type(layer)](layer, [a], b)
         return {parameter: gradient.flatten(1) for parameter, gradient in found.items()}
 
@@ -217,6 +221,8 @@ class Routes:
             found = [torch.zeros(1) if g is None else written_out(g) for g in self._all[route](inputs_B, labels_B)[0]]
             self.resident.module.train()
             self._all[route](inputs_B, labels_B)
+        except ExperimentError:
+            raise
         except Exception:  # noqa: BLE001 - whatever it is, the module is not for this route
             return False
         finally:
@@ -232,11 +238,7 @@ class Routes:
         """
         import torch
 
-        try:
-            from opacus.grad_sample import GradSampleModule
-        except ImportError:
-            return False
-        self._samplers = GradSampleModule.GRAD_SAMPLERS
+        self._samplers = _opacus_samplers()
         if not all(type(layer) in self._samplers and not _particular(layer) for layer in self._layers):
             return False
         inputs_B = inputs_B.clone().requires_grad_(inputs_B.is_floating_point())
@@ -247,6 +249,14 @@ class Routes:
         rows = [layer for layer, a, _ in seen if not (type(layer) is torch.nn.Linear and a.dim() == 2)]
         self._held["opacus"] = max(unfolded) + sum(p.numel() for layer in rows for p in layer.parameters())
         return not any(gradient is not None and gradient[1:].any() for gradient in moved)
+
+
+def _opacus_samplers() -> Samplers:
+    try:
+        samplers: Samplers = importlib.import_module("opacus.grad_sample").GradSampleModule.GRAD_SAMPLERS
+    except ModuleNotFoundError as missing:
+        raise ExperimentError("privacy of examples needs opacus: pip install 'gossamer[privacy]'") from missing
+    return samplers
 
 
 def _right(logits: Tensor, labels_B: Tensor) -> int:

@@ -19,8 +19,7 @@ from gossamer.example_gradients import PrivateSteps
 from gossamer.methods import Result, Task, Terms
 from gossamer.preprocessing import augment
 from gossamer.privacy import Mechanism
-from gossamer.privacy.per_example import rate_of
-from gossamer.randomness import gaussian, generator, torch_seed
+from gossamer.randomness import generator, torch_seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -220,8 +219,9 @@ class Trainer:
             {name: parts[i] for name, parts in split.items()} | counted for i in range(len(resident.parts))
         ]
         privacy = experiment.privacy
-        private = isinstance(privacy, Mechanism) and privacy.guards == "gradients"
-        self._private = PrivateSteps(experiment, privacy, resident, items, noise) if private else None
+        self._private: PrivateSteps | None = None
+        if isinstance(privacy, Mechanism) and privacy.guards == "gradients":
+            self._private = PrivateSteps(experiment, privacy, resident, items, noise)
 
     def _terms(self, terms: Terms) -> list[Terms]:
         """The terms of a task, one for each part of the row."""
@@ -302,11 +302,9 @@ class Trainer:
         for number in range(tally.steps):
             step = self._private.step(node, round, number)
             descend(self.resident.parts, step.grads, self._slot_parts, terms, learner, lr)
-            tally.seen, tally.right, tally.loss = (
-                tally.seen + step.seen,
-                tally.right + step.right,
-                tally.loss + step.loss,
-            )
+            tally.seen += step.seen
+            tally.right += step.right
+            tally.loss += step.loss
         return tally
 
     def measure(self, inputs: Tensor, labels: Tensor, classes: int) -> Counts:
