@@ -78,6 +78,20 @@ def test_renyi_divergences_of_two_libraries_agree(rate: float, z: float, times: 
     )
 
 
+@pytest.mark.parametrize(("rate", "z", "times"), [(0.01, 4.0, 10000), (0.3, 20.0, 100), (0.001, 1.0, 5000)])
+def test_losses_are_rounded_finely_enough(rate: float, z: float, times: int) -> None:
+    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
+
+    fine = from_gaussian_mechanism(z, sampling_prob=rate, value_discretization_interval=2e-5).self_compose(times)
+    assert epsilon(sampled(z, times, rate), 1e-5) == pytest.approx(fine.get_epsilon_for_delta(1e-5), rel=5e-4)
+
+
+@pytest.mark.parametrize(("rate", "z", "times"), [(1e-6, 1e5, 10**18), (1e-8, 1e3, 10**18)])
+def test_rounding_does_not_hide_what_is_spent(rate: float, z: float, times: int) -> None:
+    # Divergences of one answer are below what the library resolves; so many answers are one with Gaussian noise.
+    assert epsilon(sampled(z, times, rate), 1e-5, "rdp") >= gaussian_epsilon(z / rate, times, 1e-5) > 0
+
+
 def test_orders_are_those_of_the_library() -> None:
     from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
 
@@ -90,7 +104,7 @@ def test_orders_are_those_of_the_library() -> None:
 def test_without_sampling_all_agree_with_the_closed_form(z: float, times: int, delta: float) -> None:
     exact = gaussian_epsilon(z, times, delta)
     for releases in ([Release(z, times)], sampled(z, times, 1.0), [Release(z)] * times):
-        assert exact * 0.9999 <= epsilon(releases, delta) <= exact * 1.01
+        assert exact * 0.9999 <= epsilon(releases, delta) <= exact * 1.001 + 1e-4
         assert exact * 0.9999 <= epsilon(releases, delta, "prv") <= exact * 1.02
         assert exact <= epsilon(releases, delta, "rdp") <= exact * 1.35
 

@@ -51,6 +51,9 @@ at_most = 0.5
 [[plots]]
 kind = "heatmap"
 metric = "local"
+[[plots]]
+kind = "lines"
+metric = "local"
 """
 CROSSED = CROSS.replace("aggregator = { f = 1 }\n", "")
 
@@ -127,6 +130,7 @@ def test_a_quick_look_keeps_arms_by_name_and_levels(call, kept, arms):
         (crossed("worst(mean, local)", "worst(mean, lokal)"), "no metric 'lokal'; did you mean 'local'?"),
         (changed('"ring.merged"', '"worst(ring, merged)"'), "is about crossed arms, and there is no table [cross]"),
         (changed('kind = "curves"', 'kind = "heatmap"'), "a heat map is of crossed arms, and there is no"),
+        (changed('kind = "curves"', 'kind = "lines"'), "lines are of crossed arms, and there is no"),
         (crossed('metric = "local"', 'metrics = ["local"]'), "heat maps show one metric of all crossed arms"),
     ],
 )  # fmt: skip
@@ -199,4 +203,5 @@ def test_a_crossed_study_runs_and_many_arms_are_counted_not_listed(call, monkeyp
     assert line[1:] == [f"{value:.3f}" for value in [*cells, min(cells)]]
     told = json.loads(Path("studies/rules/results-quick/results.json").read_text(encoding="utf-8"))
     assert told["claims"][1]["per_seed"] == [summaries["flip"]["attack_success"]]
-    assert Path("studies/rules/results-quick/heatmap-local.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("heatmap-local", "lines-local"):
+        assert Path(f"studies/rules/results-quick/{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from gossamer.resident import Resident
 
-NUMBERS = 2_000_000
-"""Numbers that are held at once for the gradients of single examples: 8 MB in float32, to stay near the cache."""
+NUMBERS = {"loop": 2_000_000, "vmap": 2_000_000, "opacus": 16_000_000}
+"""Numbers that a route holds at once for the gradients of single examples: 8 MB in float32, to stay near the cache; by
+opacus, which holds few of them at the same time, 64 MB."""
 
 TRIAL = 3
 """Examples on which the routes are compared."""
@@ -80,14 +81,14 @@ class Routes:
         layers = list(resident.module.modules())
         self._layers = [layer for layer in layers if self._place.keys() & set(layer.parameters(recurse=False))]
         self._recurrent = [layer for layer in layers if isinstance(layer, torch.nn.RNNBase)]
-        self._samplers: Samplers = {}
+        self._samplers = _opacus_samplers()
         names = [entry.name for entry in resident.layout.entries if entry.trainable]
         self._named = {name: p.detach() for name, p in zip(names, resident.trained, strict=True)}
         self._vectorised = torch.func.vmap(
             torch.func.grad_and_value(self._one, has_aux=True), in_dims=(None, 0, 0), randomness="different"
         )
-        self._all = {"loop": self._by_loop, "vmap": self._by_vmap, "opacus": self._by_layers}
-        self._held = dict.fromkeys(self._all, resident.layout.trainable)
+        self._by = {"loop": self._by_loop, "vmap": self._by_vmap, "opacus": self._by_layers}
+        self._held = dict.fromkeys(self._by, resident.layout.trainable)
         """Numbers that a route holds for one example."""
         self.taken = "loop"
         self._choose(inputs_B[:TRIAL], labels_B[:TRIAL])
@@ -95,11 +96,11 @@ class Routes:
     @property
     def size(self) -> int:
         """Examples at once."""
-        return max(1, NUMBERS // self._held[self.taken])
+        return max(1, NUMBERS[self.taken] // self._held[self.taken])
 
     def gradients(self, inputs_B: Tensor, labels_B: Tensor) -> Found:
         """Of B items; the loss of a sequence is the mean over its positions."""
-        return self._all[self.taken](inputs_B, labels_B)
+        return self._by[self.taken](inputs_B, labels_B)
 
     def _losses(self, logits: Tensor, labels_B: Tensor) -> Tensor:
         from torch.nn.functional import cross_entropy
@@ -183,8 +184,10 @@ class Routes:
         from torch import nn
 
         if type(layer) is nn.Linear and a.dim() == 2:
-            mine = ((layer.weight, Outer(b, a)), (layer.bias, b))
+            mine: tuple[tuple[Any, Gradient], ...] = ((layer.weight, Outer(b, a)), (layer.bias, b))
             return {parameter: gradient for parameter, gradient in mine if parameter in self._place}
+        if getattr(layer, "padding_idx", None) is not None or getattr(layer, "scale_grad_by_freq", False):
+            raise ValueError(f"no sampler knows what {layer} asks for")
         found = self._samplers[type(layer)](layer, [a], b)
         return {parameter: gradient.flatten(1) for parameter, gradient in found.items()}
 
@@ -198,9 +201,12 @@ class Routes:
         with torch_seeded(0, "trial of example gradients"):
             for part in resident.parts:  # At weights of 0 wrong gradients may be 0 like the right ones.
                 part.add_(torch.randn(len(part), dtype=part.dtype), alpha=0.01)
-            module.eval()  # Dropout would differ from route to route.
             try:
-                truth = self._by_loop(inputs_B, labels_B)[0]
+                module.train()
+                truth, again = (self._by_loop(inputs_B, labels_B)[0] for _ in range(2))
+                if not all(map(torch.equal, truth, again)):
+                    module.eval()  # It draws, as dropout does, so that routes can only agree without.
+                    truth = self._by_loop(inputs_B, labels_B)[0]
             except Exception as error:
                 text = f"model: one example alone has no gradient: {type(error).__name__}: {error}"
                 raise ExperimentError(" ".join(text.split())) from error
@@ -212,35 +218,28 @@ class Routes:
         module.train(training)
 
     def _suits(self, route: str, inputs_B: Tensor, labels_B: Tensor, truth: list[Tensor]) -> bool:
-        """Whether a route works, in training too, and finds these gradients [B, t]."""
+        """Whether a route works, in training too, and finds these gradients [B, t] in the mode the module is in."""
         import torch
 
+        module, deterministic = self.resident.module, self.resident.module.training
         try:
+            found = [torch.zeros(1) if g is None else written_out(g) for g in self._by[route](inputs_B, labels_B)[0]]
+            module.train()
+            self._by[route](inputs_B, labels_B)
             if route == "opacus" and not self._separate(inputs_B, labels_B):
                 return False
-            found = [torch.zeros(1) if g is None else written_out(g) for g in self._all[route](inputs_B, labels_B)[0]]
-            self.resident.module.train()
-            self._all[route](inputs_B, labels_B)
-        except ExperimentError:
-            raise
         except Exception:  # noqa: BLE001 - whatever it is, the module is not for this route
             return False
         finally:
-            self.resident.module.eval()
+            module.train(deterministic)
         tolerance = 1e-3 if truth[0].dtype == torch.float32 else 1e-9
         apart = max(float((one - other).abs().max()) for one, other in zip(found, truth, strict=True))
         return apart <= tolerance * max(float(part.abs().max()) for part in truth)
 
     def _separate(self, inputs_B: Tensor, labels_B: Tensor) -> bool:
-        """Whether opacus knows all layers, and the loss of the first example depends on nothing of the others.
-
-        Notes what the route holds of one example.
-        """
+        """Whether the loss of the first example depends on nothing of the others; notes what opacus holds of one."""
         import torch
 
-        self._samplers = _opacus_samplers()
-        if not all(type(layer) in self._samplers and not _particular(layer) for layer in self._layers):
-            return False
         inputs_B = inputs_B.clone().requires_grad_(inputs_B.is_floating_point())
         logits, seen = self._watched(inputs_B)
         into = [out for _, _, out in seen] + ([inputs_B] if inputs_B.requires_grad else [])
@@ -261,12 +260,6 @@ def _opacus_samplers() -> Samplers:
 
 def _right(logits: Tensor, labels_B: Tensor) -> int:
     return int((logits.detach().argmax(-1) == labels_B).sum())
-
-
-def _particular(layer: nn.Module) -> bool:
-    """Whether a layer has a way with its weights that samplers do not know."""
-    settings = ("padding_idx", "scale_grad_by_freq", "_backward_pre_hooks", "_backward_hooks")
-    return any(getattr(layer, name, None) not in (None, False, {}) for name in settings)
 
 
 def _started(layer: nn.RNNBase, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -85,6 +85,7 @@ def ledger(experiment: Experiment, items: Sequence[int], length: int) -> Ledger 
     else:
         noise = mechanism.noise_multiplier
         rounds = asked if mechanism.epsilon is None else _affordable(mechanism, noise, asked, setting)
+    mechanism.require(noise, setting)
     if rounds < asked and experiment.schedule.final != "none":
         raise ExperimentError(
             f"privacy.epsilon = {mechanism.epsilon:g} is spent after {rounds} of {asked} rounds, but the run is to end "

@@ -52,6 +52,7 @@ def render(arms: Mapping[str, Sequence[Run]], target: float | None = None) -> st
         warnings=_warnings(arms),
         cards=_cards(rows, best[0], arms),
         results=_results(rows, best[0], arms, look, target),
+        privacy=_privacy(arms),
         curves=gallery.curves(drawn, look, target, len(arms)),
         world=gallery.laid_out(pictures.world(drawn)),
         experiment=_experiments(arms),
@@ -169,6 +170,33 @@ def _results(
         )
     head = "<th>Arm</th>" + "".join(f'<th class="number">{text}</th>' for text in heads)
     return f'<div class="panel"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def _privacy(arms: Mapping[str, Sequence[Run]]) -> str:
+    """The guarantee of each private arm, and all that it rests on; empty without such."""
+    private = {arm: told for arm, runs in arms.items() if (told := runs[0].record.get("privacy"))}
+    if not private:
+        return ""
+    body = []
+    for arm, told in private.items():
+        spent = "infinite" if told["epsilon"] is None else f"{told['epsilon']:.3g}"
+        terms = f"at δ = {told['delta']:g}, for one {told['unit']}"
+        noise = f"{told['noise_multiplier']:.4g} × {told['clip']:g}{_sub(told['kind'].replace('_', ' '))}"
+        rates = [one for one in told["releases"] if one["sampling"] != "none"]
+        drawn = ", ".join(f"{one['times']} at rate {one['rate']:.3g} ({one['sampling']})" for one in rates)
+        counted = drawn or ", ".join(f"{one['times']} times" for one in told["releases"])
+        how = f"{told['accountant']}, {told['adjacency'].replace('_', ' ')}"
+        assumed = "".join(f"<li>{html.escape(text)}</li>" for text in told["assumes"])
+        body.append(
+            f'<tr><th>{html.escape(arm)}</th><td class="number"><b>{spent}</b>{_sub(terms)}</td>'
+            f'<td class="number">{noise}</td><td>{html.escape(counted)}{_sub(how)}</td>'
+            f"<td>Hides {html.escape(told['hides'])}.<details><summary>Assuming</summary><ul>{assumed}</ul></details>"
+            "</td></tr>"
+        )
+    head = '<th>Arm</th><th class="number">Epsilon</th><th class="number">Noise</th>'
+    head += "<th>Accounted</th><th>Guarantee</th>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f'<section><h2>Privacy</h2><div class="panel">{table}</div></section>'
 
 
 def _choices(run: Run) -> str:

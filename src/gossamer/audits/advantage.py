@@ -105,14 +105,12 @@ def best_threshold(run: Scores) -> float:
     It lies halfway between two different scores; infinite where saying "in" never pays.
     """
     values_U, place_K = np.unique(run.scores_K, return_inverse=True)
-    inside_U, outside_U = (
-        np.bincount(place_K, which_K, len(values_U)) / max(1, np.count_nonzero(which_K))
-        for which_K in (run.inside_K, ~run.inside_K)
-    )
+    inside = int(np.count_nonzero(run.inside_K))
+    worth_K = np.where(run.inside_K, 1 / max(1, inside), -1 / max(1, len(run.inside_K) - inside))
     # gain_U[i] is that of saying "in" from the i-th value upwards.
-    gain_U = np.cumsum((inside_U - outside_U)[::-1])[::-1]
+    gain_U = np.cumsum(np.bincount(place_K, worth_K)[::-1])[::-1]
     best = int(np.argmax(gain_U))
-    if gain_U[best] <= 0:
+    if gain_U[best] <= 1e-12:
         return math.inf
     return float((values_U[best - 1] + values_U[best]) / 2) if best else -math.inf
 
@@ -221,20 +219,18 @@ def epsilon_shown(runs: Sequence[Scores], delta: float, level: float = LEVEL) ->
     delta) a guess is right with chance e^epsilon / (1 + e^epsilon) at most, given all other coins, also where all
     canaries are in one run (Steinke, Nasr and Jagielski 2023). Each half gets its share of the error allowed.
     """
-    allowed, found = (1 - level) / 2, []
-    for mine in (0, 1):
-        parts = [(halves(one)[mine], halves(one)[1 - mine]) for one in runs]
-
-        def shown(share: float, half: int, parts: list[tuple[Scores, Scores]] = parts) -> float:
-            return ruled_out(
-                total(surest(pair[half], share) for pair in parts),
-                sum(len(pair[half].scores_K) for pair in parts),
-                delta,
-                allowed,
-            )
-
-        found.append(shown(max(SHARES, key=lambda share: shown(share, 1)), 0))
+    pairs, allowed = [halves(one) for one in runs], (1 - level) / 2
+    found = []
+    for mine, other in ((0, 1), (1, 0)):
+        share = max(SHARES, key=lambda share, half=other: _shown(pairs, half, share, delta, allowed))  # type: ignore[misc]
+        found.append(_shown(pairs, mine, share, delta, allowed))
     return max(found)
+
+
+def _shown(pairs: Sequence[tuple[Scores, Scores]], half: int, share: float, delta: float, allowed: float) -> float:
+    """What the guesses about one of the halves, in all runs, rule out."""
+    mine = [pair[half] for pair in pairs]
+    return ruled_out(total(surest(one, share) for one in mine), sum(len(one.inside_K) for one in mine), delta, allowed)
 
 
 def surest(run: Scores, share: float) -> Guesses:

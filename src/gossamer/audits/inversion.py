@@ -75,6 +75,8 @@ class InversionAudit:
     """dB that the mean of all test images has against the originals: what is known without seeing anything."""
     other_psnr: float
     """dB that as many test images have, drawn at random."""
+    epsilon: float
+    """Of the third view, for one message."""
     noise_multiplier: float
     """Of the third view: standard deviation of the noise over the norm of what is sent."""
 
@@ -118,7 +120,7 @@ def inversion(
 
     The data, their split, the model and its start are those of the experiment, the local work is one step of plain SGD
     on so many items, and what is sent is the change, whatever else the experiment does to it. The noise of the third
-    view is the least for (epsilon, delta) in one message, which is clipped at its own norm, so that nothing is cut away.
+    view is the least for (epsilon, delta) in one message, which is clipped at its own norm: nothing is cut away.
     Attacks begin `restarts` times at random and take `steps` steps each. Raises ExperimentError where the data are no
     images, there is no such node, or it holds fewer items.
     """
@@ -161,6 +163,7 @@ def inversion(
         federation.shards.labels[batches[node]],
         tuple(views),
         *_guessing(pixels.images(federation.items.test_inputs), originals_B, experiment.seed),
+        epsilon,
         noise,
     )
 
@@ -254,9 +257,9 @@ def _moments(federation: Federation, dataset: Dataset, node: int) -> Moments:
 
 
 def psnr(images: Array, originals: Array) -> Array:
-    """Peak signal-to-noise ratio of images in 0..1, over the last three dimensions: -10 log10 of the mean squared error,
-    in dB, 60 at the most."""
-    error = np.square(images - originals).mean(axis=(-3, -2, -1))
+    """Peak signal-to-noise ratio of images in 0..1, over the last three dimensions: -10 log10 of the mean squared
+    error, in dB, 60 at the most."""
+    error: Array = np.square(images - originals).mean(axis=(-3, -2, -1))
     return -10 * np.log10(np.maximum(error, 10 ** (-PERFECT / 10)))
 
 

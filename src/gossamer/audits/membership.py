@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from gossamer.federation import Federation
 
 ATTACKS = {
-    "difference": "how much the margin of the wrong label grew since the first round",
-    "margin": "the margin of the wrong label, log p - log(1 - p)",
-    "loss": "the log-likelihood of the wrong label, log p",
+    "difference": "how much log p - log(1 - p) grew since the first round",
+    "loss": "log p, which orders examples as log p - log(1 - p) does",
 }
 """What canaries are scored by; the first is the one that is reported."""
 
@@ -42,14 +41,13 @@ class Promise:
 
     epsilon: float
     delta: float
-    text: str = ""
 
     @property
     def bound(self) -> float:
         """The largest advantage that it allows anybody."""
         from gossamer.accounting import advantage
 
-        return advantage(self.epsilon, self.delta) if math.isfinite(self.epsilon) else 1.0
+        return advantage(self.epsilon, self.delta)
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def promised(record: dict[str, Any], unit: Unit) -> Promise:
     if not given or given["epsilon"] is None:
         return Promise(math.inf, 0.0)
     epsilon, delta = float(given["epsilon"]), float(given["delta"])
-    if given["unit"] == unit or given.get("adjacency") == "replace_one" and unit == "example":
+    if given["unit"] == unit or (given.get("adjacency") == "replace_one" and unit == "example"):
         return Promise(epsilon, delta)
     if unit == "example":
         return Promise(2 * epsilon, min(1.0, (1 + math.exp(epsilon)) * delta))
@@ -148,7 +146,7 @@ def score(planted: Planted, folder: Path) -> dict[str, Array]:
 
 
 def confidences(federation: Federation, node_Q: Array, round: int) -> tuple[Array, Array]:
-    """log p - log(1 - p) and log p of the label of each test item [Q], p being what the model says after `round` rounds.
+    """log p - log(1 - p) and log p of the label of each test item [Q], where p is the model's after `round` rounds.
 
     The model is the common one, or on a graph, where items have a node, that of the node.
     """

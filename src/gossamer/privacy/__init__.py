@@ -115,6 +115,9 @@ class Mechanism(Privacy):
         """What is answered about one unit in so many rounds; one entry for each unit that may spend most."""
         raise NotImplementedError
 
+    def require(self, noise: float, setting: Setting) -> None:
+        """Raise ExperimentError where the mechanism cannot work with this much noise."""
+
     def hides(self, setting: Setting) -> str:
         """Who is hidden from whom, in words."""
         raise NotImplementedError

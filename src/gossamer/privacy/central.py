@@ -50,6 +50,9 @@ class Central(Mechanism):
         known = 1.0 if setting.sampling == "fixed" else self.moved
         return [Release(noise / known, times=rounds, rate=setting.participation, sampling=setting.sampling)]
 
+    def require(self, noise: float, setting: Setting) -> None:
+        self.spread(noise, setting.participation * setting.nodes)
+
     def hides(self, setting: Setting) -> str:
         return "a node's part in the run, from all who see the server's models; the server itself sees the messages"
 

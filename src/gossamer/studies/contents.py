@@ -58,13 +58,14 @@ class Claim(Section):
 class Plot(Section):
     """A figure of the results."""
 
-    kind: Literal["curves", "bars", "heatmap"]
+    kind: Literal["curves", "bars", "heatmap", "lines"]
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", description="of the file; default: kind and metrics")
     title: str = ""
     arms: list[str] = Field(default=[], description="default: all arms")
     metric: str = Field(
         default="",
-        description="curves: what is drawn after each round, a line for each arm; heatmap: the end of crossed arms",
+        description="curves: what is drawn after each round, a line for each arm; heatmap, lines: the end of crossed "
+        "arms, in colours, or a line for each level of the first factor along those of the second",
     )
     over: Literal["rounds", "bytes"] = Field(default="rounds", description="curves: what they run along")
     metrics: list[str] = Field(default=[], description="bars: what is drawn of the end, a group of bars for each arm")
@@ -73,8 +74,9 @@ class Plot(Section):
     def _has_its_metrics(self) -> Plot:
         if self.kind == "curves" and (not self.metric or self.metrics):
             raise ValueError('curves show one metric: metric = "merged"')
-        if self.kind == "heatmap" and (not self.metric or self.metrics or self.arms):
-            raise ValueError('heat maps show one metric of all crossed arms: metric = "merged"')
+        if self.kind in ("heatmap", "lines") and (not self.metric or self.metrics or self.arms):
+            what = "heat maps" if self.kind == "heatmap" else "lines"
+            raise ValueError(f'{what} show one metric of all crossed arms: metric = "merged"')
         if self.kind == "bars" and (not self.metrics or self.metric):
             raise ValueError('bars show a list of metrics: metrics = ["merged", "local"]')
         if self.kind != "curves" and self.over != "rounds":
@@ -265,8 +267,9 @@ def _plot(table: Table, arms: Mapping[str, Any], cross: Cross | None, where: str
     plot = _read(Plot, table, f"{where}: ")
     _require(plot.arms, arms, f"{where}: arms", "arm")
     _require(plot.shown, METRICS, where, "metric")
-    if plot.kind == "heatmap" and cross is None:
-        raise ExperimentError(f"{where}: a heat map is of crossed arms, and there is no table [cross]")
+    if plot.kind in ("heatmap", "lines") and cross is None:
+        what = "a heat map is" if plot.kind == "heatmap" else "lines are"
+        raise ExperimentError(f"{where}: {what} of crossed arms, and there is no table [cross]")
     if plot.kind == "curves" and plot.metric not in CURVES:
         raise ExperimentError(
             f"{where}: metric = '{plot.metric}' is no curve over rounds; these are: {', '.join(CURVES)}"

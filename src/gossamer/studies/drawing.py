@@ -45,6 +45,8 @@ def draw(found: Findings, folder: Path) -> list[Path]:
         arms = {arm: list(found.runs[arm].values()) for arm in names}
         if plot.kind == "heatmap":
             figure = heat(found, plot)
+        elif plot.kind == "lines":
+            figure = lines(found, plot)
         else:
             figure = curves(arms, plot, look) if plot.kind == "curves" else bars(arms, plot)
         if figure is None:
@@ -195,6 +197,34 @@ def heat(found: Findings, plot: Plot) -> Figure | None:
     limits = (0.0, 1.0) if metric.unit in ("accuracy", "share") else None
     return heatmap(means_RC, shown.rows, [*shown.columns, WORST], metric.words, half_widths_RC=half_RC, apart=1,
                    best=best, low_is_good=metric.low_is_good, limits=limits, text=plot.title, note=note)  # fmt: skip
+
+
+def lines(found: Findings, plot: Plot) -> Figure | None:
+    """A metric of crossed arms at the end: a line for each level of the first factor along those of the second.
+
+    The mean over seeds, with bars to half of the 95 % interval on either side. None where no run has measured it.
+    """
+    shown, metric = matrix(found, plot.metric), METRICS[plot.metric]
+    if shown is None:
+        return None
+    assert found.study.cross is not None, "there is no matrix without"
+    figure, ax = blank(7.2, 4.2)
+    drawn: list[float] = []
+    for row, cells, (colour, dash) in zip(shown.rows, shown.cells, looks(shown.rows).values(), strict=True):
+        points = [(place, cell) for place, cell in enumerate(cells) if cell is not None]
+        means = [cell.mean for _, cell in points]
+        halves = [cell.half_width or 0.0 for _, cell in points]
+        drawn += means
+        style = {"color": colour, "linestyle": dash, "linewidth": 2, "marker": "o", "markersize": 5, "capsize": 3}
+        ax.errorbar([place for place, _ in points], means, yerr=halves, label=row, elinewidth=1.2, **style)
+    _labels(ax, plot.title or _capital(metric.words), {len(found.seeds)}, "mean and 95 % interval of")
+    _from_zero(ax.yaxis, metric, min(drawn), max(drawn))
+    ax.set_xticks(range(len(shown.columns)), list(shown.columns))
+    ax.set_xlim(-0.3, len(shown.columns) - 0.7)
+    ax.set_xlabel(found.study.cross.factors[1].replace("-", " "))
+    ax.set_ylabel(metric.words)
+    legend(figure, ax)
+    return figure
 
 
 _KINDS = {

@@ -62,7 +62,7 @@ def metrics_shown(found: Findings) -> list[str]:
     """The metrics that get a matrix: those of heat maps and of claims about crossed arms; without such, the accuracy
     and the success of attacks."""
     crossed = set(found.study.cross.arms if found.study.cross else ())
-    asked = {plot.metric for plot in found.study.plots if plot.kind == "heatmap"}
+    asked = {plot.metric for plot in found.study.plots if plot.kind in ("heatmap", "lines")}
     for one in found.claims:
         asked |= {term.metric for term in one.claim.expression.terms if crossed & {*found.study.arms_of(term)}}
     if not asked:
