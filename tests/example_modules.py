@@ -78,19 +78,15 @@ class Choosy(nn.Module):
 
 
 class Centred(nn.Module):
-    """Examples are compared with the mean of all, in one of several ways."""
+    """Examples are compared with the mean of all: by how much, only in training or always, seen by autograd or not."""
 
-    def __init__(self, how: str) -> None:
+    def __init__(self, share: float = 0.5, always: bool = True, seen: bool = True) -> None:
         super().__init__()
-        self.out, self.how = nn.Linear(12, 5), how
+        self.out, self.share, self.always, self.seen = nn.Linear(12, 5), share, always, seen
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = 1e-5 * x.mean(0, keepdim=True) if self.how == "little" else x.mean(0, keepdim=True)
-        if self.how == "unseen by autograd":
-            mean = mean.detach()
-        if self.how == "in training" and not self.training:
-            mean = torch.zeros_like(mean)
-        return self.out((x - mean / 2).flatten(1))
+        mean = x.mean(0, keepdim=True) if self.seen else x.mean(0, keepdim=True).detach()
+        return self.out((x - self.share * mean if self.always or self.training else x).flatten(1))
 
 
 def recurrent(layer: type[nn.RNNBase], **changes: Any) -> nn.Module:
@@ -121,7 +117,7 @@ MODULES: dict[str, tuple[Any, tuple[int, ...] | None, str]] = {
     "two ways through a GRU": (lambda: recurrent(nn.GRU, num_layers=2, bidirectional=True), None, "vmap"),
     "LSTM": (lambda: recurrent(nn.LSTM), None, "vmap"),
     "embedding": (lambda: nn.Sequential(nn.Embedding(7, 4), nn.LayerNorm(4), nn.Linear(4, 7)), None, "opacus"),
-    "padding": (lambda: nn.Sequential(nn.Embedding(TOKENS, 4, padding_idx=2), nn.Linear(4, TOKENS)), None, "vmap"),
+    "padding": (lambda: nn.Sequential(nn.Embedding(9, 4, padding_idx=8), nn.Linear(4, TOKENS)), None, "vmap"),
     "in place": (lambda: vector(nn.Linear(12, 8), nn.ReLU(inplace=True), nn.Linear(8, 5)), (3, 4), "opacus"),
     "no bias, part frozen": (
         lambda: vector(nn.Linear(12, 8).requires_grad_(False), nn.Linear(8, 6, bias=False), nn.Tanh(), nn.Linear(6, 5)),
@@ -153,10 +149,11 @@ MODULES: dict[str, tuple[Any, tuple[int, ...] | None, str]] = {
     "tied weights": (Tied, None, "opacus"),
     "weight used behind its layer": (Behind, None, "vmap"),
     "data decide": (Choosy, (3, 4), "loop"),
-    "examples mixed": (lambda: Centred("all"), (3, 4), "vmap"),
-    "examples mixed a little": (lambda: Centred("little"), (3, 4), "vmap"),
-    "examples mixed unseen by autograd": (lambda: Centred("unseen by autograd"), (3, 4), "vmap"),
-    "examples mixed in training": (lambda: Centred("in training"), (3, 4), "vmap"),
+    "examples mixed": (Centred, (3, 4), "vmap"),
+    "examples mixed a little": (lambda: Centred(share=1e-5), (3, 4), "vmap"),
+    "examples mixed unseen by autograd": (lambda: Centred(seen=False), (3, 4), "vmap"),
+    "examples mixed in training": (lambda: Centred(always=False), (3, 4), "vmap"),
+    "examples mixed in training, unseen": (lambda: Centred(always=False, seen=False), (3, 4), "vmap"),
 }  # fmt: skip
 
 

@@ -78,12 +78,14 @@ def test_renyi_divergences_of_two_libraries_agree(rate: float, z: float, times: 
     )
 
 
-@pytest.mark.parametrize(("rate", "z", "times"), [(0.01, 4.0, 10000), (0.3, 20.0, 100), (0.001, 1.0, 5000)])
+@pytest.mark.parametrize(
+    ("rate", "z", "times"), [(0.01, 4.0, 10000), (0.3, 20.0, 100), (0.01, 1.0, 2000), (0.3, 0.6, 5)]
+)
 def test_losses_are_rounded_finely_enough(rate: float, z: float, times: int) -> None:
     from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
 
-    fine = from_gaussian_mechanism(z, sampling_prob=rate, value_discretization_interval=2e-5).self_compose(times)
-    assert epsilon(sampled(z, times, rate), 1e-5) == pytest.approx(fine.get_epsilon_for_delta(1e-5), rel=5e-4)
+    fine = from_gaussian_mechanism(z, sampling_prob=rate, value_discretization_interval=1e-4).self_compose(times)
+    assert epsilon(sampled(z, times, rate), 1e-5) == pytest.approx(fine.get_epsilon_for_delta(1e-5), rel=1e-3)
 
 
 @pytest.mark.parametrize(("rate", "z", "times"), [(1e-6, 1e5, 10**18), (1e-8, 1e3, 10**18)])
@@ -122,6 +124,13 @@ def test_closed_form_is_the_integral(mu: float, delta: float) -> None:
     assert gaussian_epsilon(4 / mu, 16, delta) == pytest.approx(found)
 
 
+@pytest.mark.parametrize("mu", [33.0, 34.0, 34.2, 35.0, 300.0])
+def test_large_losses_stay_finite(mu: float) -> None:
+    # Where exp(-epsilon) is hardly a float, dp-accounting alone would say infinity.
+    exact = gaussian_epsilon(1 / mu, 1, 1e-5)
+    assert exact <= epsilon([Release(1 / mu)], 1e-5) <= exact * 1.04
+
+
 def test_closed_form_without_a_need_of_epsilon() -> None:
     # At epsilon 0 delta is the distance in total variation.
     z = 10.0
@@ -155,7 +164,7 @@ noisier = st.floats(1, 10)
 
 
 @given(answer=answers, factor=noisier, by=st.sampled_from(["none", "poisson"]))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @example(answer=(1.0, 100, 0.1, 1e-5), factor=1.0, by="poisson")
 def test_more_noise_fewer_answers_and_larger_delta_spend_less(
     answer: tuple[float, int, float, float], factor: float, by: Sampling
@@ -171,7 +180,7 @@ def test_more_noise_fewer_answers_and_larger_delta_spend_less(
 
 
 @given(answer=answers)
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 def test_loss_distributions_prove_no_more_than_renyi(answer: tuple[float, int, float, float]) -> None:
     z, times, rate, delta = answer
     assume(times * (rate / z) ** 2 < 50)
@@ -224,7 +233,7 @@ def test_spending_is_a_rising_curve_of_epsilon(releases: list[Release], by: Acco
         (8.0, 0.1, 100, 1e-5, "pld"),
         (1.0, 0.01, 1000, 1e-6, "pld"),
         (0.1, 1.0, 50, 1e-5, "pld"),
-        (200.0, 1.0, 50, 1e-5, "pld"),
+        (50.0, 1.0, 50, 1e-5, "pld"),
         (0.002, 0.01, 10, 1e-5, "pld"),
         (8.0, 0.1, 100, 1e-5, "rdp"),
         (0.5, 0.01, 1000, 1e-6, "rdp"),

@@ -44,6 +44,12 @@ def test_float32_agrees_to_its_rounding(name: str) -> None:
     assert float((torch.cat(examples.clipped_sum(inputs, labels)[0]) - wanted).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if "mixed" in name])
+def test_mixed_examples_are_noticed_in_float32_too(name: str) -> None:
+    module, shape, _ = build(name)
+    assert made(module, shape, torch.float32)[0].route == "vmap"
+
+
 @pytest.mark.parametrize("name", ["mlp", "lenet5", "resnet8", "embedding", "groups and strides"])
 def test_agrees_with_opacus(name: str) -> None:
     from opacus.grad_sample import GradSampleModule
@@ -62,7 +68,7 @@ def test_agrees_with_opacus(name: str) -> None:
 def test_loss_and_hits_are_those_of_the_batch(name: str) -> None:
     module, shape, _ = build(name)
     examples, inputs, labels = made(module, shape, smoothing=0.2)
-    logits = module(inputs)
+    logits = module(inputs).detach()
     _, loss, hits = examples.clipped_sum(inputs, labels)
     assert loss == pytest.approx(float(cross_entropy(logits.flatten(0, -2), labels.flatten(), label_smoothing=0.2)))
     assert hits == int((logits.argmax(-1) == labels).sum())

@@ -112,7 +112,7 @@ def test_without_noise_and_bound_a_step_is_the_mean_gradient_of_those_drawn_time
         mean = torch.cat(federation.resident.gradients(loss))
         found = steps_of(federation).step(2, 1, step)
         assert torch.allclose(torch.cat(found.grads), mean * len(taken) / 16, rtol=0, atol=1e-13)
-        assert found.loss / found.seen == pytest.approx(float(loss))
+        assert found.loss / found.seen == pytest.approx(float(loss.detach()))
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedprox", "scaffold"])

@@ -17,6 +17,7 @@ from gossamer.privacy.distributed import Distributed
 from gossamer.randomness import generator
 from gossamer.secure.ring import (
     HALF,
+    MAX_VARIANCE,
     SIGMAS,
     bounded,
     decode,
@@ -117,6 +118,12 @@ class Seal:
         if self.distributed is not None:
             bound = math.ceil(l2_bound(self.scale * self.bound, self.length - 1))
             std = math.sqrt(self.share(cohort) * cohort)
+            if (share := self.share(cohort)) > MAX_VARIANCE:
+                raise ExperimentError(
+                    f"secure_sum.bits = {self.secure.bits}: a node's share of the noise has variance {share:.3g} in "
+                    "integers, more than can be drawn; use bits = "
+                    f"{max(2, self.secure.bits - math.ceil(math.log2(share / MAX_VARIANCE) / 2))}"
+                )
         reached = cohort * bound + SIGMAS * std
         if reached >= HALF:
             fewer = self.secure.bits - math.ceil(math.log2(reached / HALF)) - 1
