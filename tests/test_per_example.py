@@ -49,6 +49,22 @@ def test_layers_that_mix_or_remember_are_refused_with_a_way_out(layer: nn.Module
         check_examples(module.to("meta"))
 
 
+def test_a_module_that_remembers_examples_is_refused() -> None:
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(64, 10)
+            self.register_buffer("mean", torch.zeros(64), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                self.mean.lerp_(x.detach().flatten(1).mean(0), 0.1)
+            return self.out(x.flatten(1) - self.mean)
+
+    with pytest.raises(ExperimentError, match=r"buffer 'mean' changes in training"):
+        Federation(private(model=Remembering()))
+
+
 def test_the_replacement_that_is_offered_works() -> None:
     module = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16 * 36, 10))
     private = {"kind": "per_example", "noise_multiplier": 1.0}

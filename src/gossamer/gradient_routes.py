@@ -72,7 +72,7 @@ class Routes:
     def __init__(self, resident: Resident, smoothing: float, inputs_B: Tensor, labels_B: Tensor) -> None:
         """`smoothing` is that of labels; `inputs_B` and `labels_B` are a few items for the trial.
 
-        Raises ExperimentError where there is no gradient at all.
+        Raises ExperimentError where there is no gradient at all, or it depends on the examples before.
         """
         import torch
 
@@ -198,6 +198,7 @@ class Routes:
 
         resident, module = self.resident, self.resident.module
         row, training = resident.row.clone(), module.training
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         with torch_seeded(0, "trial of example gradients"):
             for part in resident.parts:  # At weights of 0 wrong gradients may be 0 like the right ones.
                 part.add_(torch.randn(len(part), dtype=part.dtype), alpha=0.01)
@@ -210,6 +211,12 @@ class Routes:
             except Exception as error:
                 text = f"model: one example alone has no gradient: {type(error).__name__}: {error}"
                 raise ExperimentError(" ".join(text.split())) from error
+            for name, buffer in module.named_buffers():
+                if not buffer.equal(buffers[name]):
+                    raise ExperimentError(
+                        f"model: buffer '{name}' changes in training, and by it an example what others do; build the "
+                        "model without, as nn.GroupNorm is"
+                    )
             for route in ("vmap", "opacus"):
                 if not self._suits(route, inputs_B, labels_B, truth):
                     break
