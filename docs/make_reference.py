@@ -15,6 +15,7 @@ from typing import Any
 from gossamer.aggregators import Aggregator, Robust
 from gossamer.experiment import Experiment, Section
 from gossamer.plugs import Plug, discover, families
+from gossamer.privacy import Mechanism, Privacy
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -42,7 +43,8 @@ Python, an `nn.Module`, a `gossamer.Dataset`, a function or a networkx graph can
 A file may also hold `[arms.NAME]` tables (differences from what stands above, compared by `gossamer run`) and a
 `[sweep]` table of lists (a grid, for `gossamer sweep`); see the [tutorial](tutorial.md).
 
-Rules as functions of arrays, what each withstands and what each attack knows: [robust.md](robust.md).
+Rules as functions of arrays, what each withstands and what each attack knows: [robust.md](robust.md). Whom a privacy
+mechanism hides from whom: [privacy.md](privacy.md); what a secure sum shows: [secure-sums.md](secure-sums.md).
 
 The pictures of partitions show the digits dealt to 16 nodes, and for natural groups the hospitals of `heart_disease`.
 """
@@ -50,14 +52,15 @@ The pictures of partitions show the digits dealt to 16 nodes, and for natural gr
 
 def page() -> str:
     """The whole page."""
-    sections = {key: field.annotation for key, field in Experiment.model_fields.items() if _is_section(field)}
+    sections = {key: found for key, field in Experiment.model_fields.items() if (found := _section_of(field))}
     bases: dict[str, str] = {}
     for key in Experiment.model_fields:
         if family := _family_of(key):
             bases.setdefault(family, key)
     parts = [HEAD, "## Plain keys\n", _table(Experiment, skip=sections.keys() | set(bases.values()))]
     for key, section in sections.items():
-        parts += [f"## `{key}`\n", f"{inspect.getdoc(section)}\n", _table(section, skip=set())]
+        absent = " Default: not there." if Experiment.model_fields[key].default is None else ""
+        parts += [f"## `{key}`\n", f"{inspect.getdoc(section)}{absent}\n", _table(section, skip=set())]
     for family, key in sorted(bases.items(), key=lambda pair: list(Experiment.model_fields).index(pair[1])):
         parts += [f"## `{key}`\n", *_family(family, key)]
         if family == "aggregators":
@@ -65,8 +68,12 @@ def page() -> str:
     return re.sub("\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
 
 
-def _is_section(field: Any) -> bool:
-    return inspect.isclass(field.annotation) and issubclass(field.annotation, Section)
+def _section_of(field: Any) -> type[Section] | None:
+    """The plain table that a key of the experiment holds, also where it may be left out; None where it holds none."""
+    for kind in getattr(field.annotation, "__args__", None) or [field.annotation]:
+        if inspect.isclass(kind) and issubclass(kind, Section):
+            return kind
+    return None
 
 
 def _family_of(key: str) -> str:
@@ -85,7 +92,11 @@ def _family(family: str, key: str) -> list[str]:
     default = Experiment.model_fields[key].default if key in Experiment.model_fields else None
     lead = (inspect.getdoc(importlib.import_module(base.__module__)) or "").split("\n\n")[0]
     default_kind = f"Default: `{default.kind}`." if isinstance(default, Plug) else "A list of tables; default: none."
-    common, who = (Robust, "robust kind") if base is Aggregator else (base, "kind")
+    apart: dict[type[Plug], tuple[type[Plug], str]] = {
+        Aggregator: (Robust, "robust kind"),
+        Privacy: (Mechanism, "mechanism"),
+    }
+    common, who = apart.get(base, (base, "kind"))
     shared = set(common.model_fields)
     parts = [f"{lead} {default_kind}\n"]
     if shared - {"kind", "file"}:
