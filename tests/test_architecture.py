@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "gossamer"
-FAMILIES = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"audits", "backends", "cli", "engines", "secure"}
+FAMILIES = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+FAMILIES -= {"audits", "backends", "cli", "engines", "secure"}
 HEAVY = {"torch", "sklearn", "scipy", "networkx", "matplotlib", "PIL", "pyarrow", "safetensors"}
 HEAVY |= {"cryptography", "dp_accounting", "opacus"}
 UP = {("runs", "plots"), ("runs", "report"), ("runs", "rounds")}

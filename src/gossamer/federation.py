@@ -17,6 +17,7 @@ from gossamer.adversary import Adversary
 from gossamer.bounding import BELOW
 from gossamer.coding import averaged
 from gossamer.errors import ExperimentError, GossamerError, NodeError, node_error
+from gossamer.example_gradients import check_examples
 from gossamer.exchanges import Exchanges
 from gossamer.groundwork import (
     chains,
@@ -103,6 +104,8 @@ class Federation:
         self.resident = Resident(module, self.layout, dtype)
         check_output(self.resident, items, len(self.shards.classes))
         check_batches(module, experiment.learner, self.shards.sizes, self.shards.draw_NC is not None)
+        if experiment.privacy.guards == "gradients":
+            check_examples(module)
         self.items = items
         shared_row = self.resident.row.clone()
         self.context = context_of(experiment, self.shards, self.layout, shared_row)

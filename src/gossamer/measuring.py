@@ -111,9 +111,10 @@ def lines(
 
 
 def training_means(federation: Federation, result: Round) -> dict[str, float]:
-    """Mean training loss and accuracy over the honest participants, weighted by their training items (NaN without
-    steps)."""
-    honest = [outcome for outcome in result.outcomes if not federation.placement.is_hostile[outcome.node]]
+    """Mean training loss and accuracy over the honest participants that saw an item, weighted by their training items
+    (NaN without such)."""
+    seen = [outcome for outcome in result.outcomes if not math.isnan(outcome.loss)]
+    honest = [outcome for outcome in seen if not federation.placement.is_hostile[outcome.node]]
     sizes = [federation.shards.sizes[outcome.node] for outcome in honest]
     total = sum(sizes)
     weighted = [(size / total, outcome) for size, outcome in zip(sizes, honest, strict=True)]

@@ -15,6 +15,7 @@ from gossamer.aggregators import Gossiping
 from gossamer.coding import averaged
 from gossamer.engines.local import receivers_at_once
 from gossamer.errors import ExperimentError
+from gossamer.example_gradients import check_examples, check_sharing
 from gossamer.experiment import Experiment
 from gossamer.graphs import describe
 from gossamer.groundwork import (
@@ -229,6 +230,9 @@ def _on_meta(experiment: Experiment, shards: Shards) -> tuple[nn.Module, Layout]
             ) from error
     check_logits(logits, (2, *shards.test_labels.shape[1:]), classes)
     check_batches(module, experiment.learner, shards.sizes, shards.draw_NC is not None)
+    if experiment.privacy.guards == "gradients":
+        check_examples(module)
+        check_sharing(experiment.partition.kind, shards)
     return module, experiment.parametrisation.layout(module)
 
 

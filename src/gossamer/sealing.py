@@ -128,8 +128,8 @@ class Seal:
         if reached >= HALF:
             fewer = self.secure.bits - math.ceil(math.log2(reached / HALF)) - 1
             raise ExperimentError(
-                f"secure_sum.bits = {self.secure.bits}: a sum of {cohort} nodes could reach {reached:.3g}, beyond 2^31; "
-                f"use bits = {max(2, fewer)}"
+                f"secure_sum.bits = {self.secure.bits}: a sum of {cohort} nodes could reach {reached:.3g}, over "
+                f"2^31; use bits = {max(2, fewer)}"
             )
         if self.heaviest * cohort >= 2**32:
             raise ExperimentError(

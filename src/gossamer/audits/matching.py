@@ -85,8 +85,8 @@ def quotients(given: Given, shape: tuple[int, ...]) -> list[Tensor]:
     """Inputs that are the quotient of two neurons' gradients or more, those of the most neurons first.
 
     Of a mixture of items no two neurons have the same, so what agrees is an item. Empty where the first layer is not
-    dense. Phong et al. 2018, Section 3; the agreement follows Dimitrov et al. 2024 (SPEAR), who need no more of ReLU
-    than that neurons are silent for most items.
+    dense. Phong et al. 2018, Section 3, for one item; of several, neurons that are silent for all but one give it away,
+    as ReLU makes many (Dimitrov et al. 2024, SPEAR).
     """
     import torch
 

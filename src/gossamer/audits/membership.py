@@ -91,6 +91,7 @@ def membership(
         )
     planted = plant(experiment, canaries, unit)
     done = run(planted.experiment, folder, listener)
+    accuracy = done.summary()["test_accuracy"]
     return MembershipAudit(
         experiment,
         unit,
@@ -98,7 +99,7 @@ def membership(
         planted.inside_K,
         score(planted, done.folder),
         promised(done.record, unit),
-        float(done.summary()["test_accuracy"]),
+        math.nan if accuracy is None else float(accuracy),
     )
 
 
@@ -141,7 +142,7 @@ def score(planted: Planted, folder: Path) -> dict[str, Array]:
         restore(federation.tensors(), found[1])
         margin_Q, likelihood_Q = confidences(federation, planted.node_Q, found[0].rounds_done)
     count_K = np.bincount(planted.canary_Q)
-    items = {"difference": margin_Q - margin_before_Q, "margin": margin_Q, "loss": likelihood_Q}
+    items = {"difference": margin_Q - margin_before_Q, "loss": likelihood_Q}
     return {name: np.bincount(planted.canary_Q, values_Q) / count_K for name, values_Q in items.items()}
 
 
@@ -152,7 +153,8 @@ def confidences(federation: Federation, node_Q: Array, round: int) -> tuple[Arra
     """
     from gossamer.evaluation import at_node, merge_models, model_task, reestimate
 
-    items, own = federation.items, not federation.has_server and federation.nodes > 1 and bool((node_Q >= 0).all())
+    items, several = federation.items, federation.nodes > 1
+    own = several and not federation.has_server and bool((node_Q >= 0).all())
     margin_Q, likelihood_Q = np.empty(len(node_Q)), np.empty(len(node_Q))
     if not own:
         merge_models(federation, round)
@@ -162,11 +164,9 @@ def confidences(federation: Federation, node_Q: Array, round: int) -> tuple[Arra
         if own:
             federation.resident.load(model_task(federation, node, round).row)
         mine = np.flatnonzero(node_Q == node)
-        inputs = (
-            items.test_inputs[mine]
-            if node < 0 or federation.nodes == 1
-            else at_node(federation, items.test_inputs[mine], node)
-        )
+        inputs = items.test_inputs[mine]
+        if several and node >= 0:
+            inputs = at_node(federation, inputs, node)
         margin_Q[mine], likelihood_Q[mine] = _confidences(federation, inputs, items.test_labels[mine])
     return margin_Q, likelihood_Q
 

@@ -158,6 +158,7 @@ def _line(arm: str, audits: Sequence[MembershipAudit]) -> list[str]:
     """A line of the table: one arm, all its seeds together."""
     from rich.markup import escape
 
+    from gossamer import units
     from gossamer.audits.membership import findings
 
     seen, promise = findings(audits), max((one.promise for one in audits), key=lambda one: one.epsilon)
@@ -170,7 +171,7 @@ def _line(arm: str, audits: Sequence[MembershipAudit]) -> list[str]:
         f"{seen.epsilon:.2f}",
         given,
         f"{promise.bound:.3f}",
-        f"{sum(one.test_accuracy for one in audits) / len(audits):.3f}",
+        units.fraction(sum(one.test_accuracy for one in audits) / len(audits)),
     ]
 
 

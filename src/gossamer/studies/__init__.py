@@ -28,7 +28,7 @@
     every_seed = true                       # each seed must pass too
 
     [[plots]]
-    kind = "curves"                         # or "bars" with metrics = ["merged", "local"], or "heatmap", "lines" of crossed arms
+    kind = "curves"                         # or "bars" with metrics = ["merged", "local"], or "heatmap", "lines"
     metric = "merged"
     over = "bytes"                          # curves along what was sent so far; default: along rounds
     arms = ["single", "none"]               # all without it
