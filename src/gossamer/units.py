@@ -46,3 +46,8 @@ def fraction(value: float | None, half_width: float | None = None) -> str:
 def count(value: float | None) -> str:
     """A whole number with separators: 61706 -> '61,706'."""
     return NONE if value is None or math.isnan(value) else f"{value:,.0f}"
+
+
+def number(value: float) -> str:
+    """A number with three significant digits, infinity as a sign."""
+    return "∞" if math.isinf(value) else f"{value:.3g}"

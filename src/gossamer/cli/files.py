@@ -162,7 +162,7 @@ def _privacy(one: Plan) -> str:
         f"epsilon {epsilon} at delta {told['delta']:g} for a{'n' if told['unit'] == 'example' else ''} {told['unit']}, "
         f"after {told['rounds']} rounds ({told['accountant']})",
         f"{told['kind']}: norms up to {told['clip']:g}, noise of {told['noise_multiplier']:.4g} times that",
-        f"hides {told['hides']}",
+        f"hides {told['hides'] if told['epsilon'] is not None else 'nothing, as there is no noise'}",
     ]
     return "\n".join(lines)
 

@@ -119,7 +119,7 @@ def arms_table(rows: Sequence[Row], target: float | None = None, title: str = ""
         cells = [escape(row.arm), *([str(row.seeds)] if len(seeds) > 1 else [])]
         cells += [
             *map(shown, (row.accuracy, row.worst, *([row.attack] if attacked else []), row.merged, row.validation)),
-            *([f"{row.epsilon.mean:.3g}" if row.epsilon else units.NONE] if private else []),
+            *([units.number(row.epsilon.mean) if row.epsilon else units.NONE] if private else []),
             units.size(row.bytes.mean if row.bytes else None),
             units.duration(row.seconds.mean if row.seconds else None),
         ]
