@@ -44,7 +44,7 @@ def membership(arms: Mapping[str, Sequence[MembershipAudit]], attack: str = next
         more = ax.get_legend_handles_labels()
         new = [(h, text) for h, text in zip(*more, strict=True) if text not in labels]
         handles, labels = handles + [h for h, _ in new], labels + [text for _, text in new]
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9,
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9,
                   labelcolor=INK, handlelength=1.8, columnspacing=1.6)  # fmt: skip
     return figure
 
@@ -56,18 +56,22 @@ def _guarantee(promise: Promise) -> str:
 
 
 def _score_name(attack: str, unit: str) -> str:
-    label = "the wrong label" if unit == "example" else "its own relabelling, mean over a node's items"
-    if attack == "difference":
-        return f"growth of the log-odds of {label} since the first round (nats)"
-    return f"log-likelihood of {label} (nats)"
+    label = "the wrong label" if unit == "example" else "a node's own labels, mean of its items"
+    return f"{'growth of the log-odds' if attack == 'difference' else 'log-likelihood'} of {label} (nats)"
 
 
 def _histogram(ax: Axes, runs: Sequence[Scores]) -> None:
     """How many canaries that are in, and out, have which score, and the threshold that tells them apart best."""
+    from matplotlib.ticker import MaxNLocator
+
     scores = np.concatenate([run.scores_K for run in runs])
     inside = np.concatenate([run.inside_K for run in runs])
-    edges = np.linspace(scores.min(), scores.max() + 1e-9, 41)
-    for which, colour, label in ((~inside, OUTSIDE, "not in the training data"), (inside, INSIDE, "in")):
+    bins = int(np.clip(4 * len(scores) ** (1 / 3), 10, 40))
+    edges = np.linspace(scores.min(), scores.max() + 1e-9, bins + 1)
+    for which, colour, label in (
+        (~inside, OUTSIDE, "not in the training data"),
+        (inside, INSIDE, "in the training data"),
+    ):
         counts, _ = np.histogram(scores[which], edges)
         ax.stairs(counts, edges, fill=True, color=colour, alpha=0.3)
         ax.stairs(counts, edges, color=colour, linewidth=1.4, label=label)
@@ -75,14 +79,18 @@ def _histogram(ax: Axes, runs: Sequence[Scores]) -> None:
     if math.isfinite(threshold):
         ax.axvline(threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="best threshold")
     ax.set_ylim(0, None)
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.set_ylabel("canaries")
 
 
 def _roc(ax: Axes, runs: Sequence[Scores], promise: Promise) -> None:
-    """True over false positive rates for all thresholds, both on log axes; what the guarantee rules out is shaded."""
+    """True over false positive rates for all thresholds, both on log axes; what the guarantee rules out is shaded.
+
+    The axes begin where five canaries are false positives: rates of fewer are chance.
+    """
     from matplotlib.ticker import FuncFormatter
 
-    low = 0.5 / max(int(np.count_nonzero(~run.inside_K)) for run in runs)
+    low = min(0.1, 5 / max(int(np.count_nonzero(~run.inside_K)) for run in runs))
     grid = np.geomspace(low, 1, 200)
     if math.isfinite(promise.epsilon):
         allowed = largest_tpr(grid, promise.epsilon, promise.delta)
@@ -90,11 +98,9 @@ def _roc(ax: Axes, runs: Sequence[Scores], promise: Promise) -> None:
     ax.plot(grid, grid, color=MUTED, linewidth=1, linestyle=(0, (1.5, 1.5)), label="guessing")
     for place, run in enumerate(runs):
         fpr, tpr = roc(run)
-        there = (tpr > 0) & (fpr > 0)
-        first = float(tpr[fpr == 0].max(initial=0.0))
-        xs, ys = np.concatenate([[low], fpr[there]]), np.concatenate([[max(first, low / 2)], tpr[there]])
         label = "attack" + (", a line for each seed" if len(runs) > 1 else "")
-        ax.step(xs, ys, where="post", color=INSIDE, linewidth=1.6, label="" if place else label)
+        points = np.maximum([fpr, tpr], low / 2)
+        ax.step(*points, where="post", color=INSIDE, linewidth=1.6, label="" if place else label)
     ax.set_xscale("log")
     ax.set_yscale("log")
     for axis in (ax.xaxis, ax.yaxis):

@@ -17,12 +17,12 @@ import numpy as np
 from gossamer.adversary import Struck
 from gossamer.clocks import round_seconds
 from gossamer.engines import Round
+from gossamer.engines.at_server import at_server, in_secret
 from gossamer.engines.receiving import Receiving, place_of
 from gossamer.engines.robustness import Watch
 from gossamer.engines.sealed import SealedRound
-from gossamer.errors import ExperimentError, NodeError
+from gossamer.engines.striking import strike
 from gossamer.evaluation import model_task
-from gossamer.histories import Gossiped
 from gossamer.methods import Inbox
 from gossamer.mixing import mix
 from gossamer.population import Fold
@@ -76,9 +76,9 @@ class Local:
         seconds = 0.0
         if federation.has_server:
             if self._sealed is not None:
-                _in_secret(federation, result, self._sealed)
+                in_secret(federation, result, self._sealed)
             else:
-                _at_server(federation, result, self._folds)
+                at_server(federation, result, self._folds)
             seconds = self._seconds(result, None)
         elif federation.method.world == "graph":
             observed = observe(federation, result) if federation.experiment.schedule.looks else None
@@ -123,109 +123,13 @@ def named(federation: Federation, outcomes: list[Outcome], participants: Array) 
     return found
 
 
-def _strike(federation: Federation, result: Round, exchange: Exchange | None) -> Struck:
-    """Let hostile nodes write their messages, and note for later what everybody sent.
-
-    Where a round ends in several exchanges, what lasts is noted in the first of them.
-    """
-    first = exchange is None or exchange.round == result.round
-    participants, adversary = result.participants, federation.adversary
-    hostile = participants[federation.placement.is_hostile[participants]]
-    heard_E2 = None if exchange is None or exchange.everyone else exchange.heard_E2
-    struck = adversary.strike(federation.sent, participants, result.round, heard_E2, first)
-    result.rejected += len(struck.rejected) if first else 0
-    if adversary.active:
-        bad = [n for n in np.setdiff1d(hostile, struck.absent).tolist() if not whole(federation.sent, n)]
-        result.rejected += len(bad) if first else 0
-        if bad and (rule := federation.experiment.aggregator).linear:
-            reason = f"its message holds NaN or infinity, which aggregator '{rule.kind}' cannot take; use a robust rule"
-            raise NodeError(bad[0], result.round + 1, "exchange", reason)
-        if federation.histories is not None:
-            struck.rejected |= dict.fromkeys(bad, "holds NaN or infinity")
-    if (history := federation.histories) is not None and first:
-        senders = np.setdiff1d(participants, struck.absent)
-        before = None if federation.has_server else federation.population.state.get(history.name)
-        history.note(federation.sent, before, senders, result.round)
-        if isinstance(history, Gossiped) and heard_E2 is not None:
-            kept_E2 = heard_E2[~np.isin(heard_E2[:, 0], struck.absent)]
-            history.exchange(kept_E2, result.round, federation.placement, federation.experiment.attack.frames)
-    return struck
-
-
-def whole(sent: dict[str, Tensor], node: int) -> bool:
-    """Whether a node's message holds no NaN or infinity."""
-    return all(bool(rows[node].isfinite().all()) for rows in sent.values())
-
-
-def _at_server(federation: Federation, result: Round, folds: dict[str, Fold]) -> None:
-    clock = time.perf_counter()
-    participants = result.participants
-    struck = _strike(federation, result, None)
-    result.communicated, result.transfers = True, 2 * len(participants)
-    result.sent_N[participants] = federation.sent_bytes.numpy()[participants]
-    result.received_N[participants] = federation.told_bytes(result.round)
-    heard = np.setdiff1d(participants, struck.absent) if struck.absent else participants
-    weights = [outcome.weight for outcome in result.outcomes if outcome.node not in struck.absent]
-    if not len(heard) and len(participants):
-        raise NodeError(-1, result.round + 1, "exchange", "no participant sent a message that could be used")
-    total = float(sum(weights))
-    if total <= 0 and len(heard):
-        raise ExperimentError(
-            f"round {result.round + 1}: the weights of all participants are zero; use weighting = 'uniform'"
-        )
-    if not len(heard):
-        fields = {name: value.clone() for name, value in federation.received_like.items()}
-    elif federation.folds:
-        fields = {name: fold.mean() for name, fold in folds.items()}
-    else:
-        if federation.experiment.aggregator.trusts:
-            federation.train_root(result.round)
-        receiving = Receiving(federation, result.round, struck)
-        fields = receiving.fields(heard, weights, None)
-        if result.watched:
-            watch = Watch(federation)
-            watch.server(receiving, heard, weights, fields)
-            result.robustness = watch.means()
-    result.seconds["exchange"] += time.perf_counter() - clock
-    _taken(federation, result, fields, heard, total)
-
-
-def _in_secret(federation: Federation, result: Round, sealed: SealedRound) -> None:
-    """What a secure sum shows; where too few were left to open it, the server keeps its model."""
-    clock = time.perf_counter()
-    assert federation.seal is not None
-    result.communicated, result.transfers = True, 2 * len(result.participants)
-    result.sent_N += sealed.sent_N
-    result.received_N += sealed.received_N
-    result.received_N[result.participants] += federation.told_bytes(result.round)
-    summed = np.array(sealed.attended.summed, dtype=np.int64)
-    result.summed = len(summed)
-    fields, total = federation.up.received(), 0.0
-    if len(summed):
-        mean, total = sealed.opened()
-        fields = federation.up.decode(mean, -1, result.round)
-    result.seconds["exchange"] += time.perf_counter() - clock
-    _taken(federation, result, fields, summed, total)
-
-
-def _taken(federation: Federation, result: Round, fields: dict[str, Tensor], heard: Array, total: float) -> None:
-    """Merge the mean of what was heard at the server; nothing, if nobody was, unless noise is to hide that."""
-    clock = time.perf_counter()
-    present = len(result.participants)
-    if len(heard) or federation.guard.always:
-        fields = federation.guard.answered(fields, len(heard), present, federation.nodes, result.round)
-        view = federation.view(-1, result.round, heard)
-        federation.merge(-1, Inbox(fields, len(heard), total), view)
-    result.seconds["merge"] += time.perf_counter() - clock
-
-
 def _on_graph(federation: Federation, backend: Backend, result: Round, exchanges: list[Exchange]) -> None:
     """Exchange after exchange; all but the last change what is sent, the last is merged."""
     round, participants = result.round, result.participants
     for exchange in exchanges[:-1]:
         clock = time.perf_counter()
         mixed = {name: rows.clone() for name, rows in federation.sent.items()}
-        struck = _strike(federation, result, exchange)
+        struck = strike(federation, result, exchange)
         _count(federation, result, exchange)
         for receiver, inbox in _inboxes(federation, exchange, result, struck):
             for name, value in inbox.fields.items():
@@ -233,7 +137,7 @@ def _on_graph(federation: Federation, backend: Backend, result: Round, exchanges
         federation.send_again(mixed, participants, exchange.round + 1)
         result.seconds["exchange"] += time.perf_counter() - clock
     clock = time.perf_counter()
-    struck = _strike(federation, result, exchanges[-1]) if exchanges else Struck()
+    struck = strike(federation, result, exchanges[-1]) if exchanges else Struck()
     if exchanges:
         _count(federation, result, exchanges[-1])
     if exchanges and _straight(federation, exchanges[-1], result):
