@@ -68,6 +68,20 @@ def test_rounds_of_fixed_size_are_accounted_by_their_own_theorem() -> None:
     assert found == pytest.approx(epsilon([Release(3.0, 5, 0.3, "fixed")], 1e-5, "rdp"))
 
 
+@pytest.mark.parametrize(("asked", "drawn"), [(0.01, 1 / 15), (0.1, 2 / 15)])
+def test_the_share_that_is_drawn_is_accounted_not_the_one_asked_for(asked: float, drawn: float) -> None:
+    table = {"kind": "central", "noise_multiplier": 3.0, "adjacency": "replace_one", "accountant": "rdp"}
+    found = account((60,) * 15, privacy=table, schedule={"participation": asked}).epsilon(5)
+    assert found == pytest.approx(epsilon([Release(3.0, 5, drawn, "fixed")], 1e-5, "rdp"))
+
+
+def test_rounds_of_a_node_are_counted_for_any_experiment() -> None:
+    """Also for those that hold what has no hash."""
+    schedule = {"participation": 0.5, "sampling": "poisson"}
+    found = account(privacy={"kind": "local", "noise_multiplier": 1.0}, schedule=schedule, parametrisation="supermask")
+    assert found.epsilon(5) > 0
+
+
 def test_the_node_that_spends_most_counts() -> None:
     """Few items are drawn more often, many items take more steps: both are looked at."""
     table = {"kind": "per_example", "noise_multiplier": 1.0}
@@ -89,7 +103,8 @@ def test_a_batch_of_all_items_is_no_draw() -> None:
 
 def test_shares_of_noise_are_accounted_in_integers() -> None:
     """The norm of rounded messages, and Skellam's theorem; near Gaussian noise where there are many levels."""
-    fine = account(privacy={"kind": "distributed", "noise_multiplier": 4.0}, secure_sum={"bits": 20})
+    table = {"kind": "distributed", "noise_multiplier": 4.0, "colluding": 0}
+    fine = account(privacy=table, secure_sum={"bits": 20})
     scaled = float(2**19 - 1)
     l2 = l2_bound(scaled, 1000)
     assert fine.epsilon(5) == pytest.approx(
@@ -99,8 +114,15 @@ def test_shares_of_noise_are_accounted_in_integers() -> None:
     assert fine.epsilon(5) == pytest.approx(gaussian, rel=1e-3)
     # With few levels rounding is most of the norm, and the noise, which is in units of it, grows with it.
     assert l2_bound(3.0, 1000) > 5 * 3.0
-    coarse = account(privacy={"kind": "distributed", "noise_multiplier": 4.0}, secure_sum={"bits": 3})
+    coarse = account(privacy=table, secure_sum={"bits": 3})
     assert gaussian < coarse.epsilon(5) < 1.01 * gaussian
+
+
+def test_noise_that_others_know_does_not_count() -> None:
+    """Of sums of 7 nodes three may tell: four sevenths of the variance hide the rest."""
+    found = account(privacy={"kind": "distributed", "noise_multiplier": 4.0, "colluding": 3}, secure_sum={"bits": 20})
+    gaussian = epsilon([Release(4.0 * math.sqrt(4 / 7), 5)], 1e-5, "rdp")
+    assert found.epsilon(5) == pytest.approx(gaussian, rel=1e-3)
 
 
 def test_pairs_hide_each_other() -> None:

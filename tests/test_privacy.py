@@ -15,8 +15,10 @@ from scipy import stats
 from transform_table import LAYOUT
 
 import gossamer
+from gossamer.backends.eager import Eager
 from gossamer.bounding import BELOW, Bound
 from gossamer.coding import Chain
+from gossamer.engines.local import Local as Rounds
 from gossamer.errors import ExperimentError, Interrupted
 from gossamer.federation import Federation
 from gossamer.plugs import discover
@@ -109,16 +111,52 @@ def test_what_arrives_is_no_longer_than_the_bound(codec: str, seed: int, size: i
         assert float(one["row"].double().norm()) <= level * (1 + 1e-12)
 
 
-def test_a_bounded_sum_moves_by_the_bound_at_most() -> None:
-    """One node's data exchanged for garbage: the server's sum moves by twice the bound, its absence by once."""
-    bound = Bound(torch.tensor([0.7], dtype=torch.float64))
-    chain = Chain([bound], {"row": torch.zeros(440)}, LAYOUT, 0, "transform")
-    rng = np.random.default_rng(0)
-    sent = [
-        chain.travel({"row": torch.from_numpy(rng.normal(0, s, 440)).float()}, 0, 0)[1]["row"] for s in (1e9, 1e-3, 1)
-    ]
-    total = sum(sent[1:], torch.zeros(440))
-    assert float((total + sent[0] - total).norm()) <= 0.7 * (1 + 1e-6)
+@pytest.mark.parametrize(
+    ("transforms", "method"),
+    [([], "fedavg"), (["int8"], "fedavg"), ([], "fedadam"), (["error_feedback", "top_k"], "fedavg")],
+)
+def test_one_node_moves_what_the_server_takes_by_the_bound(transforms: list[str], method: str) -> None:
+    """Whatever a node holds: without noise, what is merged moves by 2 C / n at most where it is exchanged."""
+    taken = []
+    for garbage in (False, True):
+        experiment = small(
+            **SERVER | {"method": {"kind": method, "weighting": "uniform"}},
+            transforms=transforms,
+            privacy={"kind": "central", "clip": 0.02, "noise_multiplier": 0.0},
+        )
+        federation = Federation(experiment)
+        if garbage:
+            mine = torch.from_numpy(federation.shards.items_of(0))
+            federation.items.inputs[mine] = 1e3 * torch.randn(federation.items.inputs[mine].shape)
+            federation.items.labels[mine] = 7
+        engine = Rounds(federation, Eager(federation))
+        result = engine.train(0)
+        fields = {name: fold.mean() for name, fold in engine._folds.items()}
+        taken.append(federation.guard.answered(fields, len(result.outcomes), 10.0, 0)["delta"].double())
+    moved = float((taken[1] - taken[0]).norm())
+    assert 1e-4 < moved <= 2 * 0.02 / 10 * (1 + 1e-5)
+
+
+def test_who_came_does_not_show_in_the_server_s_state() -> None:
+    """SCAFFOLD scales by the number of messages: where that is to be hidden, by the number expected."""
+    experiment = small(
+        method="scaffold",
+        nodes=30,
+        schedule={"participation": 0.2, "sampling": "poisson"},
+        privacy={"kind": "central", "clip": 1.0, "noise_multiplier": 1.0},
+        preprocess={"normalise": "none"},
+    )
+    federation = Federation(experiment)
+    engine, ratios, counts = Rounds(federation, Eager(federation)), [], []
+    for round in range(5):
+        before = {name: rows[0].clone() for name, rows in federation.population.state.items()}
+        result = engine.train(round)
+        engine.exchange(result)
+        after = federation.population.state
+        ratios.append(float((after["control"][0] - before["control"]).std() / (after["row"][0] - before["row"]).std()))
+        counts.append(len(result.participants))
+    assert max(counts) >= 2 * min(counts)
+    assert max(ratios) < 1.3 * min(ratios)
 
 
 def test_a_message_says_whether_it_was_short_and_nothing_else() -> None:
@@ -162,9 +200,6 @@ def test_in_a_run_noise_lands_on_the_model(tmp_path: Path) -> None:
         Federation(small(**SERVER, **wide, privacy={"kind": "central", "clip": 0.4, "noise_multiplier": z}))
         for z in (0.0, 2.0)
     ]
-    from gossamer.backends.eager import Eager
-    from gossamer.engines.local import Local as Rounds
-
     for federation in models:
         engine = Rounds(federation, Eager(federation))
         engine.exchange(engine.train(0))
@@ -182,9 +217,6 @@ def test_a_node_goes_on_from_what_it_told() -> None:
 def test_a_graph_hears_nothing_but_noisy_changes() -> None:
     """All that is sent in the first round is the start, plus a change of norm C, plus noise."""
     federation = Federation(small(**GRAPH, privacy={"kind": "local", "clip": 1e-3, "noise_multiplier": 0.0}))
-    from gossamer.backends.eager import Eager
-    from gossamer.engines.local import Local as Rounds
-
     start = federation.population.state["row"].clone()
     Rounds(federation, Eager(federation)).train(0)
     moved_N = (federation.sent["row"] - start).double().norm(dim=1)
@@ -229,6 +261,8 @@ def test_hidden_by_the_noise_of_all() -> None:
     assert hidden_by(edges(RING), 5, 0.0, False) == pytest.approx(1.0)
     assert hidden_by(edges(COMPLETE), 6, 1e4, False) == pytest.approx(np.sqrt(6), rel=1e-6)
     assert hidden_by(edges(COMPLETE), 6, 1e4, True) == pytest.approx(np.sqrt(5), rel=1e-6)
+    for ratio in (1e6, 1e8, 1e12):
+        assert hidden_by(edges(COMPLETE), 6, ratio, False) <= np.sqrt(6) * (1 + 1e-9)
     assert hidden_by(((0, 1), (1, 0), (1, 2), (2, 1)), 3, 1e4, True) == pytest.approx(1.0)
     grown = [hidden_by(edges(RING), 5, ratio, True) for ratio in (0.0, 0.5, 1.0, 4.0, 50.0)]
     assert grown == sorted(grown)
@@ -312,6 +346,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"privacy": "central"}, "give epsilon .* or noise_multiplier"),
     ({"privacy": {"epsilon": 8}}, "'kind' is missing"),
     ({"privacy": CLIPPED, "method": "fedavg"}, "weighting = 'uniform'"),
+    ({"privacy": {"kind": "local", "epsilon": 8}, "method": "fedavg"}, "weights by items tell"),
+    ({"privacy": CLIPPED, "method": UNIFORM, "secure_sum": {}}, "a secure sum rounds what was clipped"),
+    (
+        {"privacy": CLIPPED, "method": UNIFORM, "hostile": {"count": 2}, "attack": "mimic"},
+        "makes messages of what it reads in others'",
+    ),
+    ({"privacy": {"kind": "correlated", "epsilon": 8, "pair_ratio": 1e8}}, "pair_ratio"),
+    ({"secure_sum": {}, "schedule": {"participation": 0.1}}, "1 node takes part"),
     ({"privacy": CLIPPED, "method": UNIFORM, "aggregator": "median"}, "aggregator.kind = 'median' is not bounded"),
     ({"privacy": CLIPPED, "method": "dsgd", "topology": "ring"}, "it needs a server"),
     ({"privacy": {"kind": "correlated", "epsilon": 8}}, "it is for neighbours on a graph"),
@@ -325,6 +367,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
             "schedule": {"participation": 0.5},
         },
         "all nodes in every round",
+    ),
+    (
+        {"privacy": {"kind": "local", "epsilon": 8}, "method": "balanced_merge", "topology": "ring"},
+        "tells everybody what each node holds",
     ),
     ({"transforms": [{"kind": "gaussian_noise", "std": 0.1}, {"kind": "clip"}]}, "put clip first"),
     ({"secure_sum": {}, "aggregator": "krum"}, "in a secure sum nobody sees one"),
@@ -350,6 +396,11 @@ def test_what_cannot_be_is_refused_with_the_fix(table: dict[str, Any], told: str
 
 LATE: list[tuple[dict[str, Any], str]] = [
     ({"secure_sum": {"bits": 31}}, "secure_sum.bits = 31: .* use bits = 27"),
+    ({"secure_sum": {}, "method": "fednova"}, "'norm', a single number"),
+    (
+        {"privacy": {"kind": "distributed", "epsilon": 8, "colluding": 9}, "method": UNIFORM, "secure_sum": {}},
+        "colluding = 9: sums of 7 nodes",
+    ),
     ({"secure_sum": {}, "method": "frl", "parametrisation": "supermask"}, "cannot be added up"),
     ({"privacy": CLIPPED | {"epsilon": 1e-6, "accountant": "rdp"}, "method": UNIFORM}, "epsilon"),
     ({"privacy": CLIPPED | {"noise_multiplier": 0.1}, "method": UNIFORM}, "the first round alone spends"),

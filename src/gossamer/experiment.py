@@ -146,10 +146,9 @@ class SecureSum(Section):
         return value
 
     def needed(self, participants: int) -> int:
-        """Nodes that must be left of so many participants."""
-        if isinstance(self.threshold, int):
-            return self.threshold
-        return max(1, math.ceil(self.threshold * participants - 1e-9))
+        """Nodes that must be left of so many participants: never fewer than two, and always more than half."""
+        asked = self.threshold if isinstance(self.threshold, int) else math.ceil(self.threshold * participants - 1e-9)
+        return max(2, participants // 2 + 1, asked)
 
 
 class Experiment(Section):

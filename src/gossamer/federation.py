@@ -306,6 +306,7 @@ class Federation:
             rows[node].copy_(outbox.common[name])
         # What hostile nodes make, the adversary puts on the wire.
         exactly = exactly or not self.exchanges.ends(view.round) or self._forged(node)
+        self.guard.require(outbox.weight, task.steps, int(self.steps_N[node]))
         if follows(self.experiment):
             outbox = replace(outbox, common={**outbox.common, BELOW: result.row.new_zeros(1)})
         message = averaged(outbox.common) if exactly else self.travelled(outbox.common, node, view.round)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from gossamer.attacks import Attack
 from gossamer.errors import ExperimentError
+from gossamer.methods import Method
 from gossamer.privacy import Mechanism
 
 if TYPE_CHECKING:
-    from gossamer.experiment import Experiment
+    from gossamer.experiment import Experiment, SecureSum
 
 
 def check_privacy(experiment: Experiment) -> None:
@@ -28,6 +29,11 @@ def check_privacy(experiment: Experiment) -> None:
             "graph": "it is for neighbours on a graph; use 'local', or 'distributed' with a server",
         }
         raise ExperimentError(f"{what}: {fix[mechanism.world]}")
+    if mechanism.unit == "node" and getattr(method, "weighting", "uniform") != "uniform":
+        raise ExperimentError(
+            f"{what}: weights by items tell how many a node has, and let it move the mean further than clip says; set "
+            f"method = {{ kind = '{method.kind}', weighting = 'uniform' }}"
+        )
     if method.pools_data:
         if mechanism.unit == "node":
             raise ExperimentError(
@@ -35,6 +41,11 @@ def check_privacy(experiment: Experiment) -> None:
             )
     elif mechanism.guards in ("messages", "sums"):
         _sums_fit(experiment, what)
+    if type(method).setup is not Method.setup:
+        raise ExperimentError(
+            f"{what}: before the first round method.kind = '{method.kind}' tells everybody what each node holds; use a "
+            "method that does not, such as 'dsgd'"
+        )
     if experiment.clock.kind == "events":
         raise ExperimentError(
             f"{what}: by the clock (clock.kind = 'events') how often a node takes part is not accounted; use "
@@ -54,16 +65,21 @@ def check_privacy(experiment: Experiment) -> None:
 
 def _sums_fit(experiment: Experiment, what: str) -> None:
     """What a bound on every message in a sum asks for."""
-    method, rule = experiment.method, experiment.aggregator
+    rule, attack = experiment.aggregator, experiment.attack
+    if experiment.privacy.guards == "messages" and experiment.secure_sum is not None:
+        raise ExperimentError(
+            f"{what}: a secure sum rounds what was clipped, and the server cannot clip it again; use privacy.kind = "
+            "'distributed', whose account has the rounding in it, or leave out secure_sum"
+        )
+    if attack.forges and attack.knows != "own":
+        raise ExperimentError(
+            f"{what}: attack.kind = '{attack.kind}' makes messages of what it reads in others', so that one node moves "
+            "the sum by more than its own message; use privacy.kind = 'local', or an attack that knows its own data"
+        )
     if rule.kind != "mean":
         raise ExperimentError(
             f"{what}: how far one message can move aggregator.kind = '{rule.kind}' is not bounded by its norm; use "
             "'mean', or privacy.kind = 'local', after which any rule may follow"
-        )
-    if getattr(method, "weighting", "uniform") != "uniform":
-        raise ExperimentError(
-            f"{what}: a node with many items would move the mean further than clip says; set method = {{ kind = "
-            f"'{method.kind}', weighting = 'uniform' }}"
         )
 
 
@@ -72,6 +88,8 @@ def check_secure_sum(experiment: Experiment) -> None:
     secure, method, rule = experiment.secure_sum, experiment.method, experiment.aggregator
     if secure is None:
         return
+    if experiment.nodes is not None and experiment.schedule.sampling == "fixed":
+        require_enough(secure, max(1, int(experiment.schedule.participation * experiment.nodes + 0.5)))
     if method.world != "server":
         raise ExperimentError(
             f"secure_sum: method.kind = '{method.kind}' has no server that sums; on a graph use "
@@ -100,18 +118,22 @@ def check_secure_sum(experiment: Experiment) -> None:
             f"attack.kind = '{experiment.attack.kind}': its forged messages are not played under masks; use an attack "
             "on the data, such as 'label_flip'"
         )
-    nodes = experiment.nodes
-    if nodes is None:
-        return
-    taking = max(1, int(experiment.schedule.participation * nodes + 0.5))
-    needed = secure.needed(taking)
-    if needed > taking:
+
+
+def require_enough(secure: SecureSum, participants: int) -> None:
+    """Raise ExperimentError where sums of so many participants could never be opened, or by two groups of them."""
+    asked = secure.threshold
+    if participants < 2:
         raise ExperimentError(
-            f"secure_sum.threshold = {secure.threshold}: only {taking} nodes take part in a round; use at most "
-            f"{taking}, or a share such as 0.667"
+            f"secure_sum: {participants} node takes part in a round, whose message its sum would be; let more take part"
         )
-    if needed <= taking / 2:
+    if isinstance(asked, int) and asked > participants:
         raise ExperimentError(
-            f"secure_sum.threshold = {secure.threshold}: of {taking} participants a server could open two sums with so "
-            f"few each; use more than {taking // 2}"
+            f"secure_sum.threshold = {asked}: only {participants} nodes take part in a round; use at most "
+            f"{participants}, or a share such as 0.667"
+        )
+    if isinstance(asked, int) and asked <= participants / 2:
+        raise ExperimentError(
+            f"secure_sum.threshold = {asked}: of {participants} participants a server could open two sums with so few "
+            f"each; use more than {participants // 2}"
         )

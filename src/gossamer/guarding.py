@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer.bounding import BELOW
+from gossamer.errors import ExperimentError
 from gossamer.ledger import ledger
 from gossamer.population import as_dtype, shared
 from gossamer.privacy import Mechanism, Place
@@ -39,10 +40,30 @@ class Guard:
         """Whether what local work changed is not to be known as it is."""
         return self.mechanism.guards == "changes"
 
+    def require(self, weight: float, steps: int | None, expected: int) -> None:
+        """Raise ExperimentError where a method does what the account does not have in it."""
+        guards = self.mechanism.guards
+        if guards in ("messages", "sums") and weight != 1:
+            raise ExperimentError(
+                f"privacy.kind = '{self.mechanism.kind}': a message has weight {weight:g}, but all must be 1; "
+                "set weighting = 'uniform', or use a method whose messages weigh 1"
+            )
+        if guards == "gradients" and steps is not None and steps > expected:
+            raise ExperimentError(
+                f"privacy.kind = '{self.mechanism.kind}': method.kind = '{self.experiment.method.kind}' takes {steps} "
+                f"local steps where {expected} are accounted; use learner.steps, and another method"
+            )
+
     @property
-    def always(self) -> bool:
-        """Whether a server answers in rounds, too, in which nobody was heard, so that nobody learns that."""
+    def answers(self) -> bool:
+        """Whether the server adds noise: then in every round, also where nobody was heard, so that nobody learns it."""
         return isinstance(self.mechanism, Central)
+
+    def cohort(self, present: int, nodes: int) -> float:
+        """How many participants a round is expected to have, whoever came."""
+        schedule = self.experiment.schedule
+        drawn = schedule.sampling == "poisson" and schedule.participation < 1
+        return schedule.participation * nodes if drawn else float(present)
 
     def changed(self, change_D: Tensor, node: int, nodes: int, round: int, links_E2: Array) -> Tensor:
         """What others may know of what a node's local work changed."""
@@ -52,17 +73,11 @@ class Guard:
             change_D, self.noise, Place(node, nodes, neighbours, functools.partial(self._dice, round))
         )
 
-    def answered(self, means: dict[str, Tensor], count: int, present: int, nodes: int, round: int) -> dict[str, Tensor]:
-        """What the server takes from the mean of `count` messages, where `present` of the nodes were to send one.
-
-        Where the server adds noise, the mean is over the number expected, whoever came, and the bound of the next round
-        is set.
-        """
-        if not isinstance(self.mechanism, Central):
-            return means
-        schedule, level = self.experiment.schedule, float(self.level)
-        drawn = schedule.sampling == "poisson" and schedule.participation < 1
-        cohort = schedule.participation * nodes if drawn else float(present)
+    def answered(self, means: dict[str, Tensor], count: int, cohort: float, round: int) -> dict[str, Tensor]:
+        """The noisy mean, over the expected number of messages, from the mean of `count` that came; and the bound of
+        the next round is set."""
+        assert isinstance(self.mechanism, Central)
+        level = float(self.level)
         sums = {name: value * count for name, value in means.items()}
         below = sums.pop(BELOW, None)
         noisy = self.mechanism.answer(sums, cohort, level, self.noise, self._dice(round, "privacy", -1))

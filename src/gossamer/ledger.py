@@ -13,7 +13,7 @@ from gossamer.accounting import Spending, noise_for
 from gossamer.errors import ExperimentError
 from gossamer.mixing import edges_of
 from gossamer.privacy import Mechanism, Setting
-from gossamer.randomness import generator
+from gossamer.sealing import attendances, cohort_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,8 @@ class Ledger:
     """Rounds that the budget pays for."""
     asked: int
     """Rounds of the experiment."""
+    besides: tuple[str, ...]
+    """What else is taken for granted in this experiment."""
     warnings: tuple[str, ...]
 
     def epsilon(self, rounds: int) -> float:
@@ -61,14 +63,18 @@ class Ledger:
                 {"noise": one.noise, "times": one.times, "rate": one.rate, "sampling": one.sampling} for one in last
             ],
             "hides": mechanism.hides(setting),
-            "assumes": [*mechanism.assumes(setting), *ALWAYS],
+            "assumes": [*mechanism.assumes(setting), *self.besides, *ALWAYS],
         }
 
 
 ALWAYS = (
-    "the run's dice, and so its seed, are kept secret (they are those of a simulation, so that runs repeat)",
+    "the run's dice, and so its seed, are kept secret and used for this run only (they are those of a simulation, so "
+    "that runs repeat)",
+    "how many items a node has, and so how long it works, is public",
+    "settings were chosen without looking at these data",
     "numbers are real: what floating-point rounding gives away is not counted",
-    "losses, accuracies and other measurements in the record are not part of what is hidden",
+    "the record's losses, accuracies, histograms and other measurements stay with whoever made the run",
+    "a node's own model, where it has one, stays with the node",
 )
 
 
@@ -91,24 +97,35 @@ def ledger(experiment: Experiment, items: Sequence[int], length: int) -> Ledger 
             f"privacy.epsilon = {mechanism.epsilon:g} is spent after {rounds} of {asked} rounds, but the run is to end "
             f"with schedule.final = '{experiment.schedule.final}'; set rounds = {rounds}"
         )
-    return Ledger(mechanism, setting, noise, rounds, asked, tuple(_warnings(experiment, setting, noise, rounds)))
+    besides = tuple(_besides(experiment))
+    return Ledger(
+        mechanism, setting, noise, rounds, asked, besides, tuple(_warnings(experiment, setting, noise, rounds))
+    )
 
 
 def setting_of(experiment: Experiment, items: Sequence[int], length: int) -> Setting:
     """What accounting has to know of an experiment."""
     schedule, nodes, secure = experiment.schedule, len(items), experiment.secure_sum
-    everybody = schedule.participation == 1
+    drawn = schedule.sampling == "poisson"
+    share = schedule.participation if drawn else len(cohort_of(experiment, nodes, 0)) / nodes
+    everybody = share == 1
+    # Found when first asked for: who takes part in each round, [rounds, N].
+    taking: list[Any] = []
 
     def times(rounds: int) -> Any:
         if everybody:
             return np.full(nodes, rounds)
-        return _participations(experiment, nodes)[:rounds].sum(axis=0)
+        if not taking:
+            taking.append(np.zeros((experiment.rounds, nodes), bool))
+            for round in range(experiment.rounds):
+                taking[0][round, cohort_of(experiment, nodes, round)] = True
+        return taking[0][:rounds].sum(axis=0)
 
     graph = experiment.method.world == "graph"
     return Setting(
         nodes=nodes,
         items=tuple(int(count) for count in items),
-        participation=schedule.participation,
+        participation=share,
         sampling="none" if everybody else schedule.sampling,
         times=times,
         steps_N=np.array([experiment.learner.steps_for(count) for count in items]),
@@ -116,17 +133,8 @@ def setting_of(experiment: Experiment, items: Sequence[int], length: int) -> Set
         links_E2=edges_of(experiment.topology, nodes, experiment.seed) if graph else np.empty((0, 2), np.int64),
         length=length,
         levels=float(2 ** (secure.bits - 1) - 1) if secure is not None else 0.0,
+        threshold=min((one.threshold for one in attendances(experiment, nodes) if one.opens), default=0),
     )
-
-
-@functools.lru_cache(maxsize=4)
-def _participations(experiment: Experiment, nodes: int) -> Any:
-    """Who takes part in each round, [rounds, N]."""
-    taking = np.zeros((experiment.rounds, nodes), bool)
-    for round in range(experiment.rounds):
-        rng = generator(experiment.seed, "participants", round=round)
-        taking[round, experiment.schedule.participants(nodes, round, rng)] = True
-    return taking
 
 
 def _spent(mechanism: Mechanism, noise: float, rounds: int, setting: Setting) -> float:
@@ -177,6 +185,12 @@ def _affordable(mechanism: Mechanism, noise: float, asked: int, setting: Setting
     return low
 
 
+def _besides(experiment: Experiment) -> list[str]:
+    """What inputs give away before there is any noise."""
+    whose = {"shared": "all nodes' items", "per_node": "a node's items"}.get(experiment.preprocess.normalise)
+    return [f"mean and standard deviation of {whose} are public"] if whose else []
+
+
 def _warnings(experiment: Experiment, setting: Setting, noise: float, rounds: int) -> list[str]:
     mechanism, found = experiment.privacy, []
     assert isinstance(mechanism, Mechanism)
@@ -189,12 +203,11 @@ def _warnings(experiment: Experiment, setting: Setting, noise: float, rounds: in
         )
     if noise == 0:
         found.append("privacy.noise_multiplier = 0: there is no noise, and epsilon is infinite")
-    if experiment.preprocess.normalise in ("shared", "per_node"):
-        whose = "all nodes' items" if experiment.preprocess.normalise == "shared" else "a node's items"
-        found.append(
-            f"preprocess.normalise = '{experiment.preprocess.normalise}': mean and standard deviation of {whose} are "
-            "not covered by the guarantee; use 'fixed' or 'none'"
-        )
+    found += [
+        f"preprocess.normalise = '{experiment.preprocess.normalise}': {text}, which the guarantee does not cover; use "
+        "'fixed' or 'none'"
+        for text in _besides(experiment)
+    ]
     if rounds < experiment.rounds:
         found.append(
             f"privacy.epsilon = {mechanism.epsilon:g} pays for {rounds} of {experiment.rounds} rounds: the run stops "

@@ -181,6 +181,7 @@ def _privacy(arms: Mapping[str, Sequence[Run]]) -> str:
     for arm, told in private.items():
         spent = "infinite" if told["epsilon"] is None else f"{told['epsilon']:.3g}"
         terms = f"at δ = {told['delta']:g}, for one {told['unit']}"
+        hidden = told["hides"] if told["epsilon"] is not None else "nothing, as there is no noise"
         noise = f"{told['noise_multiplier']:.4g} × {told['clip']:g}{_sub(told['kind'].replace('_', ' '))}"
         rates = [one for one in told["releases"] if one["sampling"] != "none"]
         drawn = ", ".join(f"{one['times']} at rate {one['rate']:.3g} ({one['sampling']})" for one in rates)
@@ -190,7 +191,7 @@ def _privacy(arms: Mapping[str, Sequence[Run]]) -> str:
         body.append(
             f'<tr><th>{html.escape(arm)}</th><td class="number"><b>{spent}</b>{_sub(terms)}</td>'
             f'<td class="number">{noise}</td><td>{html.escape(counted)}{_sub(how)}</td>'
-            f"<td>Hides {html.escape(told['hides'] if told['epsilon'] is not None else 'nothing')}.<details><summary>Assuming</summary><ul>{assumed}</ul></details>"
+            f"<td>Hides {html.escape(hidden)}.<details><summary>Assuming</summary><ul>{assumed}</ul></details>"
             "</td></tr>"
         )
     head = '<th>Arm</th><th class="number">Epsilon</th><th class="number">Noise</th>'

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gossamer.errors import ExperimentError
+from gossamer.fitting_privacy import require_enough
 from gossamer.privacy.distributed import Distributed
 from gossamer.randomness import generator
 from gossamer.secure.ring import (
@@ -88,7 +89,14 @@ class Seal:
         else:
             cut, clip = 0, self.distributed.clip
             exact_L = bounded(values_L, clip, self.scale, dice)
-            found_L = wrapped(exact_L + skellam(len(exact_L), self.share(cohort), dice))
+            # A sum of fewer than are needed is never opened, and needs no noise.
+            share = self.share(cohort) if cohort >= self.secure.needed(cohort) else 0.0
+            found_L = wrapped(exact_L + skellam(len(exact_L), share, dice))
+        if weight > self.heaviest:
+            raise ExperimentError(
+                f"secure_sum: a message's weight is {weight:g}, the largest is to be {self.heaviest:g}; a method whose "
+                "messages have weights of its own cannot be summed in secret"
+            )
         sealed_L = np.concatenate([found_L, np.array([round_weight(weight)], np.uint32)])
         return {"values": torch.from_numpy(sealed_L.view(np.int32))}, cut
 
@@ -157,11 +165,18 @@ def seal(experiment: Experiment, like: Message, items: Sequence[int], noise: flo
                 f"secure_sum: '{name}' is sent as {str(value.dtype).removeprefix('torch.')}, which has no sum; leave "
                 "out the transform that makes it, or use another method"
             )
+        if value.numel() == 1 and len(like) > 1:
+            raise ExperimentError(
+                f"secure_sum: '{name}', a single number that method.kind = '{experiment.method.kind}' sends besides, "
+                "has another range than the rest; use another method, such as 'fedavg'"
+            )
     weighted = getattr(experiment.method, "weighting", "uniform") == "samples"
     distributed = experiment.privacy if isinstance(experiment.privacy, Distributed) else None
     found = Seal(secure, like, experiment.seed, float(max(items)) if weighted else 1.0, distributed, noise)
-    most = nodes if experiment.schedule.sampling == "poisson" else len(cohort_of(experiment, nodes, 0))
-    found.check(most)
+    if experiment.schedule.sampling == "fixed":
+        require_enough(secure, len(cohort_of(experiment, nodes, 0)))
+    for cohort in {one.participants for one in attendances(experiment, nodes) if one.opens}:
+        found.check(cohort)
     return found
 
 
@@ -185,6 +200,7 @@ class Attendance:
 
     left: tuple[tuple[int, ...], ...]
     threshold: int
+    participants: int
 
     @property
     def opens(self) -> bool:
@@ -207,7 +223,15 @@ def attendance(experiment: Experiment, participants: Array, round: int) -> Atten
         left.append(tuple(node for node in participants.tolist() if gone.get(node, len(STEPS)) > step))
         if len(left[-1]) < threshold:
             break
-    return Attendance(tuple(left), threshold)
+    return Attendance(tuple(left), threshold, len(participants))
+
+
+def attendances(experiment: Experiment, nodes: int) -> list[Attendance]:
+    """Who is left in the sums of all rounds; none without secure sums."""
+    if experiment.secure_sum is None:
+        return []
+    rounds = range(experiment.rounds)
+    return [attendance(experiment, cohort_of(experiment, nodes, round), round) for round in rounds]
 
 
 def protocol_bytes(attended: Attendance, nodes: int, length: int) -> tuple[Array, Array]:

@@ -154,7 +154,7 @@ def inversion(
             images_B, psnr_B = matched(pixels.images(inputs_B), originals_B)
             there = everything if name == "secure sum" else originals_B
             anybody = int(np.count_nonzero(psnr(images_B[:, None], there[None]).max(1) >= SEEN))
-            views.append(View(name, images_B, psnr_B, apart, anybody))
+            views.append(View(name, images_B, psnr_B, max(0.0, apart), anybody))
     return InversionAudit(
         experiment,
         node,

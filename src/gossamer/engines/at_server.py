@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,9 +78,17 @@ def in_secret(federation: Federation, result: Round, sealed: SealedRound) -> Non
 def _taken(federation: Federation, result: Round, fields: dict[str, Tensor], heard: Array, total: float) -> None:
     """Merge the mean of what was heard at the server; nothing, if nobody was, unless noise is to hide that."""
     clock = time.perf_counter()
-    present = len(result.participants)
-    if len(heard) or federation.guard.always:
-        fields = federation.guard.answered(fields, len(heard), present, federation.nodes, result.round)
+    guard, count = federation.guard, len(heard)
+    if guard.answers:
+        # The method is told nothing of who came, so that its state says nothing of it either.
+        cohort = guard.cohort(len(result.participants), federation.nodes)
+        fields = guard.answered(fields, count, cohort, result.round)
+        count, total = max(1, round(cohort)), cohort
+        everybody = federation.view(-1, result.round, np.arange(federation.nodes))
+        share = cohort / federation.nodes
+        view = replace(everybody, samples=round(share * everybody.samples), participants=count)
+    else:
         view = federation.view(-1, result.round, heard)
-        federation.merge(-1, Inbox(fields, len(heard), total), view)
+    if count:
+        federation.merge(-1, Inbox(fields, count, total), view)
     result.seconds["merge"] += time.perf_counter() - clock

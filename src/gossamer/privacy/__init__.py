@@ -38,6 +38,7 @@ class Setting:
     items: tuple[int, ...]
     """Training items of each node."""
     participation: float
+    """Chance of a node to take part in a round."""
     sampling: Literal["none", "poisson", "fixed"]
     """How participants are drawn; 'none': all nodes take part in every round."""
     times: Callable[[int], Array]
@@ -51,6 +52,8 @@ class Setting:
     """Numbers in a message."""
     levels: float
     """Integers that a number of size `clip` becomes in a secure sum."""
+    threshold: int = 0
+    """The fewest nodes that a secure sum of the run needs; 0: none is opened."""
 
 
 @dataclass(frozen=True)

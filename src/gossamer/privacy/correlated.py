@@ -41,7 +41,10 @@ class Correlated(Mechanism):
 
     kind: Literal["correlated"] = "correlated"
     pair_ratio: float = Field(
-        default=10.0, ge=0, description="r, standard deviation of what a pair shares, in those of a node's own noise"
+        default=10.0,
+        ge=0,
+        le=1e4,
+        description="r, standard deviation of what a pair shares, in those of a node's own noise",
     )
     against: Literal["eavesdropper", "neighbour"] = Field(
         default="neighbour",
@@ -103,7 +106,11 @@ def hidden_by(links: tuple[tuple[int, int], ...], nodes: int, ratio: float, neig
     def factor(kept: Array) -> float:
         among_NN = adjacency_NN[np.ix_(kept, kept)]
         laplacian_NN = np.diag(among_NN.sum(axis=1)) - among_NN
-        shown = np.linalg.inv(np.eye(len(kept)) + ratio**2 * laplacian_NN).diagonal().max()
+        # By eigenvalues, as the matrix itself may be too near a singular one to be inverted: those of a component's
+        # mean are zero, whatever rounding says.
+        values_N, vectors_NN = np.linalg.eigh(laplacian_NN)
+        values_N = np.where(values_N < 1e-9 * max(1.0, float(values_N[-1])), 0.0, values_N)
+        shown = (np.square(vectors_NN) / (1 + ratio**2 * values_N)).sum(axis=1).max()
         return float(1.0 / np.sqrt(shown))
 
     everybody = np.arange(nodes)

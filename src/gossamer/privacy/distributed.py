@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -27,21 +28,39 @@ class Distributed(Mechanism):
     guards: ClassVar[Literal["nothing", "messages", "changes", "gradients", "sums"]] = "sums"
 
     kind: Literal["distributed"] = "distributed"
+    colluding: int = Field(
+        default=1,
+        ge=0,
+        description="nodes that tell the server their share of the noise, at most; any node knows its own",
+    )
     accountant: Literal["rdp"] = Field(default="rdp", description="Renyi, by the bound for Skellam noise")
 
     def releases(self, noise: float, rounds: int, setting: Setting) -> Iterable[Release]:
         l2 = self.moved * l2_bound(setting.levels, setting.length)
         # Integers: |x|_1 is at most |x|_2 sqrt(d), and at most |x|_2 squared.
         l1 = self.moved * l1_bound(l2 / self.moved, setting.length)
-        return [Release(noise / self.moved, times=int(setting.times(rounds).max()), skellam=Skellam(l2, l1))]
+        hidden = noise * self.left(setting)
+        return [Release(hidden / self.moved, times=int(setting.times(rounds).max()), skellam=Skellam(l2, l1))]
+
+    def left(self, setting: Setting) -> float:
+        """The share of the noise, as a standard deviation, that nobody knows but those who added it."""
+        if not setting.threshold:
+            return 1.0
+        if self.colluding >= setting.threshold:
+            raise ExperimentError(
+                f"privacy.colluding = {self.colluding}: sums of {setting.threshold} nodes are opened, whose noise "
+                "would all be known; use fewer, or a higher secure_sum.threshold"
+            )
+        return math.sqrt((setting.threshold - self.colluding) / setting.threshold)
 
     def hides(self, setting: Setting) -> str:
-        return "a node's part in the run, from the server too, which sees sums only and knows who takes part"
+        return "what a node holds, from everybody and the server, which sees sums only, and who takes part"
 
     def assumes(self, setting: Setting) -> tuple[str, ...]:
+        with_them = f", of whom {self.colluding} may tell the server theirs" if self.colluding else ""
         return (
-            "the secure sum holds: fewer nodes than its threshold join the server, which follows the protocol",
-            "as many nodes as its threshold add their share of the noise",
+            "the secure sum holds: the server follows its protocol, and fewer nodes than its threshold join it",
+            f"as many nodes as its threshold add their share of the noise{with_them}",
         )
 
     def check(self, settings: Any) -> None:

@@ -42,10 +42,7 @@ class PerExample(Mechanism):
         return "any one example of a node, from everybody else, who sees all the node's messages"
 
     def assumes(self, setting: Setting) -> tuple[str, ...]:
-        return (
-            "each step of local work draws every example by a coin of its own, which only the node knows",
-            "how many items a node has is public",
-        )
+        return ("each step of local work draws every example by a coin of its own, which only the node knows",)
 
 
 def rate_of(batch_size: int, items: int) -> float:
