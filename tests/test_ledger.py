@@ -178,6 +178,13 @@ def test_with_noise_and_budget_the_run_stops_in_time(tmp_path: Path) -> None:
     assert run.model() is not None
 
 
+def test_a_plan_on_a_graph_ends_where_the_budget_does() -> None:
+    table = {"kind": "local", "noise_multiplier": 2.0, "epsilon": 6.0}
+    plan = gossamer.plan(small(**GRAPH, rounds=30, privacy=table))
+    assert 1 < plan.rounds < 30
+    assert len(plan.intensities) == len(plan.transfers) == len(plan.seconds) == plan.rounds
+
+
 def test_a_run_that_ends_in_a_merge_is_not_cut_short() -> None:
     table = {"kind": "local", "noise_multiplier": 2.0, "epsilon": 6.0}
     graph = {"method": "dsgd", "topology": "complete", "schedule": {"final": "gossip"}}

@@ -150,6 +150,8 @@ def test_where_too_few_are_left_the_model_stays(tmp_path: Path) -> None:
         assert torch.equal(value, fresh.model().state_dict()[name])
     plan = gossamer.plan(small(rounds=3, secure_sum={"dropout": 0.97, "threshold": 9}))
     assert plan.secure_sum["unopened"] == 3
+    assert any("in 3 of 3 rounds too few nodes are left" in text for text in plan.warnings)
+    assert any("in 3 of 3 rounds too few" in event.get("text", "") for event in run.events)
     assert plan.bytes_total == run.summary()["bytes"]
 
 

@@ -223,6 +223,13 @@ class Experiment(Section):
             raise ValueError("give a list, in the order of sending, e.g. [{ kind = 'cast' }]")
         return value
 
+    @field_validator("secure_sum", mode="before")
+    @classmethod
+    def _table(cls, value: Any) -> Any:
+        if isinstance(value, (str, bool, int, float)):
+            raise ValueError("give a table, such as {} for the defaults, or leave it out")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _default_kinds(cls, table: Any) -> Any:

@@ -51,6 +51,8 @@ def check_privacy(experiment: Experiment) -> None:
             f"{what}: by the clock (clock.kind = 'events') how often a node takes part is not accounted; use "
             "clock = 'rounds'"
         )
+    if mechanism.guards == "gradients" and experiment.backend == "vmap":
+        raise ExperimentError(f"backend = 'vmap': {what} needs 'eager' or 'parallel'")
     if experiment.root:
         raise ExperimentError(
             f"root = {experiment.root}: what the server's own items show is not accounted; set it to 0"

@@ -35,7 +35,7 @@ from gossamer.memory import proportional_set_size
 from gossamer.mixing import edges_of
 from gossamer.placement import besieged, defenceless, majority_warning
 from gossamer.schedules import ALL
-from gossamer.sealing import attendance, cohort_of, seal
+from gossamer.sealing import attendances, seal, unopened_warning
 from gossamer.traffic import traffic
 from gossamer.training import evaluation_batch
 
@@ -174,13 +174,17 @@ def plan(experiment: Experiment) -> Plan:
         transfers=sent.transfers,
         seconds=sent.seconds,
         needs=sent.needs,
-        intensities=_intensities(experiment),
+        intensities=_intensities(experiment)[:rounds],
         at_most=experiment.schedule.looks or not up.fixed or not down.fixed,
         memory_bytes=_memory(experiment, shards, module, context, row_D, up, base, processes, sent.needs, graph_of_all),
         graph=graph,
         backend=experiment.backend,
         hostile=tuple(placement.hostile.tolist()),
-        warnings=(*_warnings(experiment, shards, graph, placement), *(account.warnings if account else ())),
+        warnings=(
+            *_warnings(experiment, shards, graph, placement),
+            *(account.warnings if account else ()),
+            *unopened_warning(experiment, nodes),
+        ),
         privacy=account.about() if account else None,
         secure_sum=_secrecy(experiment, sealed, nodes),
     )
@@ -189,9 +193,7 @@ def plan(experiment: Experiment) -> Plan:
 def _secrecy(experiment: Experiment, sealed: Seal | None, nodes: int) -> dict[str, Any] | None:
     if sealed is None:
         return None
-    attended = [
-        attendance(experiment, cohort_of(experiment, nodes, round), round) for round in range(experiment.rounds)
-    ]
+    attended = attendances(experiment, nodes)
     return {
         "threshold": attended[0].threshold,
         "length": sealed.length,

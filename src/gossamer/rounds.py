@@ -31,6 +31,7 @@ from gossamer.measuring import Measured, lines, measure, training_means
 from gossamer.placement import defenceless, majority_warning
 from gossamer.record import TABLES, Lock, Record, clean_up, read_json, read_table, write_json
 from gossamer.runs import Run, open_run, write_model
+from gossamer.sealing import unopened_warning
 
 if TYPE_CHECKING:
     from gossamer.backends import Backend
@@ -165,6 +166,8 @@ class _Loop:
         if self.progress.rounds_done == 0:
             self._warn_of_graph()
             for text in self.federation.guard.ledger.warnings if self.federation.guard.ledger else ():
+                self.warn(text)
+            for text in unopened_warning(self.experiment, self.federation.nodes):
                 self.warn(text)
         backend, told = choose(self.federation, backend_name, workers)
         try:

@@ -194,6 +194,18 @@ def lost(experiment: Experiment, participants: Array, round: int) -> dict[int, i
     return dict(zip(participants[gone_M].tolist(), steps_M[gone_M].tolist(), strict=True))
 
 
+def unopened_warning(experiment: Experiment, nodes: int) -> list[str]:
+    """What to say beforehand of rounds whose sums will not be opened."""
+    attended = attendances(experiment, nodes)
+    count = sum(not one.opens for one in attended)
+    if not count:
+        return []
+    return [
+        f"secure_sum: in {count} of {len(attended)} rounds too few nodes are left to open the sum, and the server keeps "
+        "its model; lower threshold or dropout, or let more nodes take part"
+    ]
+
+
 @dataclass(frozen=True)
 class Attendance:
     """Who is left after each step of a sum: of the four, as far as enough were left to go on."""

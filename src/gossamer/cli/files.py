@@ -103,6 +103,10 @@ def _facts(one: Plan) -> list[list[str]]:
     experiment, samples, graph = one.experiment, sorted(one.samples), one.graph
     frozen = f" ({count(one.trainable)} trained)" if one.trainable != one.parameters else ""
     rounds = f"{one.rounds}, {one.participants} of {one.nodes} nodes take part in each"
+    by_coins = experiment.schedule.sampling == "poisson" and experiment.schedule.participation < 1
+    if by_coins:
+        expected = experiment.schedule.participation * one.nodes
+        rounds = f"{one.rounds}, each node takes part by a coin, about {expected:.3g} of {one.nodes} in each"
     memory = ", ".join(f"{part} {size(value)}" for part, value in one.memory_bytes.items() if part != "total" and value)
     table = experiment.to_dict()
     items = f"{samples[0]} training items each"
@@ -120,7 +124,7 @@ def _facts(one: Plan) -> list[list[str]]:
         ["downlink", ", ".join(in_words("downlink", part) for part in table["downlink"])],
         ["privacy", _privacy(one)],
         ["secure sum", _secure_sum(one)],
-        ["rounds", rounds if one.participants < one.nodes else str(one.rounds)],
+        ["rounds", rounds if one.participants < one.nodes or by_coins else str(one.rounds)],
     ]
     if experiment.method.world == "alone":
         lines.append(["who hears whom", "nobody"])
