@@ -167,6 +167,11 @@ def test_robust_page_has_a_line_for_every_kind(family):
     assert discover(families()[family]).keys() <= told
 
 
+def test_privacy_page_has_a_line_for_every_mechanism():
+    told = re.findall(r"^\| `(\w+)` \|", (DOCS / "privacy.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(told) == discover(families()["privacy"]).keys() - {"none"}
+
+
 def test_robust_page_says_of_every_attack_what_it_knows():
     text = (DOCS / "robust.md").read_text(encoding="utf-8")
     for kind, attack in discover(families()["attacks"]).items():

@@ -201,7 +201,7 @@ def unopened_warning(experiment: Experiment, nodes: int) -> list[str]:
     if not count:
         return []
     return [
-        f"secure_sum: in {count} of {len(attended)} rounds too few nodes are left to open the sum, and the server keeps "
+        f"secure_sum: in {count} of {len(attended)} rounds too few nodes are left to open the sum; the server keeps "
         "its model; lower threshold or dropout, or let more nodes take part"
     ]
 
