@@ -20,12 +20,25 @@ from gossamer.studies.contents import contents
 SEED = 100
 FEDAVG = {"kind": "fedavg", "weighting": "uniform"}
 PLAIN = {"batch_size": 20, "steps": 4}
+LARGE = {"learner": {"lr": 4.0}, "privacy": {"clip": 1.0}}
 TRIED: dict[str, list[dict[str, Any]]] = {
     "central--1": [{"privacy": {"clip": clip}} for clip in (0.5, 0.7, 1.0)],
     "central--8": [{"privacy": {"clip": clip}} for clip in (0.5, 0.7, 1.0)],
     "best-8": [{}, {"method": FEDAVG}, {"model": {"hidden": [24]}}],
-    "per-example--1": [{}, {"learner": {"lr": 2.0}}, {"learner": {"lr": 0.5, **PLAIN}}],
-    "per-example--8": [{}, {"learner": {"lr": 2.0}}, {"learner": {"lr": 0.5, **PLAIN}}],
+    "per-example--1": [
+        {},
+        {"learner": {"lr": 4.0}},
+        {"privacy": {"clip": 1.0}},
+        LARGE,
+        {"learner": {"lr": 0.5, **PLAIN}},
+    ],
+    "per-example--8": [
+        {},
+        {"learner": {"lr": 4.0}},
+        {"privacy": {"clip": 1.0}},
+        LARGE,
+        {"learner": {"lr": 0.5, **PLAIN}},
+    ],
     "local--8": [{}, {"rounds": 2}, {"rounds": 20}, {"privacy": {"clip": 0.3}}],
     "adult-central-1": [{}, {"privacy": {"clip": 1.0}}, {"method": {"kind": "fedavgm", "beta": 0.8}}],
     "adult-per-example-1": [{}, {"learner": {"lr": 2.0}}],

@@ -54,7 +54,8 @@ class Metric:
         if mean is None or math.isnan(mean):
             return units.NONE
         text = self._text(mean)
-        return text if half_width is None or half_width == 0 else f"{text} ± {self._text(half_width)}"
+        same = half_width is None or half_width <= SAME * abs(mean)
+        return text if half_width is None or same else f"{text} ± {self._text(half_width)}"
 
     def _text(self, value: float) -> str:
         texts: dict[str, Callable[[float], str]] = {
@@ -91,6 +92,8 @@ METRICS = {
     "simulated_seconds": Metric("simulated time", "simulated_seconds", "last", "seconds"),
 }
 """All metrics by name. Accuracies are on the test items."""
+SAME = 1e-6
+"""Values whose interval is narrower than this, relatively, are the same but for rounding."""
 LATE = 10
 """How many measured rounds a late metric is the mean of."""
 
