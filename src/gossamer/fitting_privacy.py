@@ -52,7 +52,7 @@ def check_privacy(experiment: Experiment) -> None:
             "clock = 'rounds'"
         )
     if mechanism.guards == "gradients" and experiment.backend == "vmap":
-        raise ExperimentError(f"backend = 'vmap': {what} needs 'eager' or 'parallel'")
+        raise ExperimentError("backend = 'vmap': per-example privacy works in 'eager' and 'parallel'; use one of these")
     if experiment.root:
         raise ExperimentError(
             f"root = {experiment.root}: what the server's own items show is not accounted; set it to 0"
