@@ -2,7 +2,7 @@
 
     python studies/privacy/tuning.py
 
-prints the table of tuning.md, in about ten minutes on one core; with the names of arms, their part of it. Needs
+prints the table of tuning.md, in about twelve minutes on one core; with the names of arms, their part of it. Needs
 GOSSAMER_DATA, as the study does.
 """
 
@@ -40,7 +40,11 @@ TRIED: dict[str, list[dict[str, Any]]] = {
         {"learner": {"lr": 0.5, **PLAIN}},
     ],
     "local--8": [{}, {"rounds": 2}, {"rounds": 20}, {"privacy": {"clip": 0.3}}],
-    "adult-central-1": [{}, {"privacy": {"clip": 1.0}}, {"method": {"kind": "fedavgm", "beta": 0.8}}],
+    "adult-central-1": [
+        {},
+        {"privacy": {"clip": 1.0}},
+        {"method": {"kind": "fedavgm", "beta": 0.8, "weighting": "uniform"}},
+    ],
     "adult-per-example-1": [{}, {"learner": {"lr": 2.0}}],
     "heart-1": [{}, {"learner": {"lr": 0.5}}, {"learner": {"lr": 0.2, "batch_size": 32, "steps": 4}}],
     "gossip-correlated": [{}, {"privacy": {"pair_ratio": 1.0}}],
