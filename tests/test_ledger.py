@@ -200,3 +200,19 @@ def test_epsilon_is_a_curve_over_the_rounds(tmp_path: Path) -> None:
     assert np.isclose(curve[-1], 8.0, rtol=0.01)
     assert curve[-1] == run.record["privacy"]["epsilon"]
     assert run.record["versions"]["dp-accounting"]
+
+
+def test_what_is_spent_is_told_on_the_way(tmp_path: Path) -> None:
+    """To a listener, and so on the terminal."""
+    from gossamer.cli.progress import state
+
+    heard: list[float] = []
+
+    def hear(event: gossamer.Event) -> None:
+        if event.kind == "evaluation":
+            heard.append(event.values["epsilon"])
+
+    run = gossamer.run(small(method=UNIFORM, privacy={"kind": "central", "epsilon": 8.0}), tmp_path / "run", hear)
+    assert heard == run.rounds["epsilon"].to_pylist()
+    line = state({"round": 3, "loss": 1.0, "accuracy": 0.5, "epsilon": heard[2], "bytes": 10}, 5)
+    assert line == f"round 3/5  loss 1.0000  accuracy 0.500  epsilon {heard[2]:.3g}  10 B"

@@ -92,6 +92,8 @@ def state(values: dict[str, Any], rounds: int) -> str:
     if values.get("accuracy") is not None:
         worst = f" (worst {values['worst']:.3f})" if values.get("worst") is not None else ""
         parts.append(f"accuracy {values['accuracy']:.3f}{worst}")
+    if "epsilon" in values:
+        parts.append(f"epsilon {units.number(values['epsilon'])}")
     parts.append(units.size(values["bytes"]))
     if values.get("seconds_left"):
         parts.append(f"{units.duration(values['seconds_left'])} left")
@@ -156,7 +158,8 @@ class LiveProgress:
                 self.progress.update(task, completed=event.round, sent=units.size(values["bytes"]), left=left)
             elif event.kind == "evaluation" and values["accuracy"] is not None:
                 worst = f" [dim]worst {values['worst']:.3f}[/]" if values["worst"] is not None else ""
-                self.progress.update(task, accuracy=f"accuracy [green]{values['accuracy']:.3f}[/]{worst}")
+                spent = f" [dim]epsilon {units.number(values['epsilon'])}[/]" if "epsilon" in values else ""
+                self.progress.update(task, accuracy=f"accuracy [green]{values['accuracy']:.3f}[/]{worst}{spent}")
             elif event.kind == "end":
                 done = values["status"] == "finished"
                 left = units.duration(self.progress.tasks[task].elapsed) if done else f"[red]{values['status']}[/]"
