@@ -19,6 +19,7 @@ from gossamer.experiment import SecureSum
 from gossamer.privacy.distributed import Distributed
 from gossamer.sealing import Seal, attendance, protocol_bytes, seal
 from gossamer.secure.ring import l2_bound
+from gossamer.secure.sizes import traffic
 
 LIKE = {"delta": torch.zeros(40, 3), "below": torch.zeros(1)}
 
@@ -191,6 +192,8 @@ def test_attendance_falls_off_and_what_is_sent_with_it() -> None:
         sent_N, received_N = protocol_bytes(attended, 10, 100)
         assert (sent_N > 0).sum() == counts[0]
         assert (received_N > 0).sum() == (counts[0] if counts[0] >= 6 else 0)
+        if attended.opens:
+            assert (sent_N.sum(), received_N.sum()) == traffic(100, *counts)
         seen.add(attended.opens)
     assert seen == {True, False}
 

@@ -5,41 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from gossamer.norms import in_norms, shortened
-from gossamer.passages import Step
+from gossamer.passages import Numerical
 from gossamer.transforms import numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gossamer.layout import Layout
-    from gossamer.passages import Form, Message, Passage
+    from gossamer.passages import Message, Passage
 
 BELOW = "below"
 """The field that says whether a message was not longer than the bound: +1/2 or -1/2."""
 
 
-class Bound(Step):
+class Bound(Numerical):
     """A message is clipped before it goes on its way, and as it comes off it.
 
     What arrives is no longer than the bound, whatever transforms made of it on the way and whoever sent it: the most
     that one node can change in a sum does not depend on the node.
     """
 
-    needs: ClassVar[Form] = "whole"
-    leaves: ClassVar[Form] = "whole"
     for_changes: ClassVar[bool] = True
-    binding: ClassVar[bool] = False
 
     def __init__(self, level: Tensor) -> None:
         self.level = level
         """The bound of the round, [1]."""
-
-    @property
-    def masks(self) -> bool:
-        return True
-
-    def outline(self, like: Message, layout: Layout) -> Message:
-        return dict(like)
 
     def forward(self, message: Message, passage: Passage) -> Message:
         return self._bounded(message, asked=True)

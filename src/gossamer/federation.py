@@ -297,8 +297,7 @@ class Federation:
         """
         node = view.node
         if self.guard.guards_changes:
-            links_E2 = self.exchanges.links(view.round)
-            known_D = self.guard.changed(result.row - task.row, node, self.nodes, view.round, links_E2)
+            known_D = self.guard.changed(result.row - task.row, node, self.nodes, view.round, self.exchanges.links)
             result = replace(result, row=task.row + known_D)
         outbox, changed = self.method.finish(task, result, self.population.own_of(node), view)
         self.population.write_own(node, changed)

@@ -91,7 +91,7 @@ def check_secure_sum(experiment: Experiment) -> None:
     if secure is None:
         return
     if experiment.nodes is not None and experiment.schedule.sampling == "fixed":
-        require_enough(secure, max(1, int(experiment.schedule.participation * experiment.nodes + 0.5)))
+        require_enough(secure, experiment.schedule.size(experiment.nodes))
     if method.world != "server":
         raise ExperimentError(
             f"secure_sum: method.kind = '{method.kind}' has no server that sums; on a graph use "
@@ -113,7 +113,7 @@ def check_secure_sum(experiment: Experiment) -> None:
         if not step.masks:
             raise ExperimentError(
                 f"{name}: what it makes of several messages cannot be added up before it is decoded, as a secure sum "
-                f"does; use 'clip' or 'random_k' with common = true, or leave it out"
+                "does; use 'clip' or 'random_k' with common = true, or leave it out"
             )
     if experiment.attack.forges or type(experiment.attack).mangle is not Attack.mangle or experiment.hostile.many_names:
         raise ExperimentError(

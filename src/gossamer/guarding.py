@@ -16,7 +16,7 @@ from gossamer.privacy.central import Central
 from gossamer.randomness import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -59,25 +59,28 @@ class Guard:
         """Whether the server adds noise: then in every round, also where nobody was heard, so that nobody learns it."""
         return isinstance(self.mechanism, Central)
 
-    def cohort(self, present: int, nodes: int) -> float:
-        """How many participants a round is expected to have, whoever came."""
-        schedule = self.experiment.schedule
-        drawn = schedule.sampling == "poisson" and schedule.participation < 1
-        return schedule.participation * nodes if drawn else float(present)
+    @property
+    def cohort(self) -> float:
+        """How many participants a round is expected to have, whoever comes."""
+        assert self.ledger is not None
+        return self.ledger.setting.cohort
 
-    def changed(self, change_D: Tensor, node: int, nodes: int, round: int, links_E2: Array) -> Tensor:
-        """What others may know of what a node's local work changed."""
+    def changed(self, change_D: Tensor, node: int, nodes: int, round: int, links: Callable[[int], Array]) -> Tensor:
+        """What others may know of what a node's local work changed; `links(round)` are those of the graph."""
         assert isinstance(self.mechanism, Mechanism)
-        neighbours = np.sort(links_E2[links_E2[:, 0] == node, 1])
-        return self.mechanism.changed(
-            change_D, self.noise, Place(node, nodes, neighbours, functools.partial(self._dice, round))
-        )
 
-    def answered(self, means: dict[str, Tensor], count: int, cohort: float, round: int) -> dict[str, Tensor]:
+        def neighbours() -> Array:
+            links_E2 = links(round)
+            return np.sort(links_E2[links_E2[:, 0] == node, 1])
+
+        place = Place(node, nodes, neighbours, functools.partial(self._dice, round))
+        return self.mechanism.changed(change_D, self.noise, place)
+
+    def answered(self, means: dict[str, Tensor], count: int, round: int) -> dict[str, Tensor]:
         """The noisy mean, over the expected number of messages, from the mean of `count` that came; and the bound of
         the next round is set."""
         assert isinstance(self.mechanism, Central)
-        level = float(self.level)
+        level, cohort = float(self.level), self.cohort
         sums = {name: value * count for name, value in means.items()}
         below = sums.pop(BELOW, None)
         noisy = self.mechanism.answer(sums, cohort, level, self.noise, self._dice(round, "privacy", -1))

@@ -107,7 +107,7 @@ def setting_of(experiment: Experiment, items: Sequence[int], length: int) -> Set
     """What accounting has to know of an experiment."""
     schedule, nodes, secure = experiment.schedule, len(items), experiment.secure_sum
     drawn = schedule.sampling == "poisson"
-    share = schedule.participation if drawn else len(cohort_of(experiment, nodes, 0)) / nodes
+    share = schedule.participation if drawn else schedule.size(nodes) / nodes
     everybody = share == 1
     # Found when first asked for: who takes part in each round, [rounds, N].
     taking: list[Any] = []
@@ -121,7 +121,6 @@ def setting_of(experiment: Experiment, items: Sequence[int], length: int) -> Set
                 taking[0][round, cohort_of(experiment, nodes, round)] = True
         return taking[0][:rounds].sum(axis=0)
 
-    graph = experiment.method.world == "graph"
     return Setting(
         nodes=nodes,
         items=tuple(int(count) for count in items),
@@ -130,7 +129,7 @@ def setting_of(experiment: Experiment, items: Sequence[int], length: int) -> Set
         times=times,
         steps_N=np.array([experiment.learner.steps_for(count) for count in items]),
         batch_size=experiment.learner.batch_size,
-        links_E2=edges_of(experiment.topology, nodes, experiment.seed) if graph else np.empty((0, 2), np.int64),
+        links=functools.partial(edges_of, experiment.topology, nodes, experiment.seed),
         length=length,
         levels=float(2 ** (secure.bits - 1) - 1) if secure is not None else 0.0,
         threshold=min((one.threshold for one in attendances(experiment, nodes) if one.opens), default=0),

@@ -115,6 +115,24 @@ class Step:
         """Remember, in `passage.memory`, what `forward` was given and what the receiver makes of it."""
 
 
+class Numerical(Step):
+    """Base of the steps that change numbers and nothing else, at their sender alone, who cannot be made to do it."""
+
+    needs: ClassVar[Form] = "whole"
+    leaves: ClassVar[Form] = "whole"
+    binding: ClassVar[bool] = False
+
+    @property
+    def masks(self) -> bool:
+        return True
+
+    def outline(self, like: Message, layout: Layout) -> Message:
+        return dict(like)
+
+    def reverse(self, message: Message, like: Message, passage: Passage) -> Message:
+        return message
+
+
 def check_steps(steps: Sequence[tuple[str, Step]], start: str) -> None:
     """Raise ExperimentError where a step finds nothing that it could work on; each comes with what to call it."""
     order = get_args(Form)

@@ -240,3 +240,32 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     return values
+
+
+def require_empty(place: Path) -> None:
+    """Raise RunError where a named folder holds something already."""
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise RunError(f"{place} exists and is not empty; choose another folder, or: gossamer resume {place}")
+
+
+def claim(name: str, seed: int, folder: str | Path | None) -> Path:
+    """Make the folder of a new run, one that nobody else has taken. Raises RunError where it cannot be made."""
+    try:
+        if folder is not None:
+            place = Path(folder)
+            place.mkdir(parents=True, exist_ok=True)
+            require_empty(place)
+            return place
+        base = Path("runs") / f"{name}-s{seed}"
+        base.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            place = base if number == 1 else base.with_name(f"{base.name}-{number}")
+            try:
+                place.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            return place
+    except OSError as error:
+        raise RunError(f"cannot make the run folder '{folder or 'runs'}': {error.strerror or error}") from error

@@ -29,7 +29,7 @@ from gossamer.groundwork import follows
 from gossamer.identity import about, same_experiment, same_world
 from gossamer.measuring import Measured, lines, measure, training_means
 from gossamer.placement import defenceless, majority_warning
-from gossamer.record import TABLES, Lock, Record, clean_up, read_json, read_table, write_json
+from gossamer.record import TABLES, Lock, Record, claim, clean_up, read_json, read_table, require_empty, write_json
 from gossamer.runs import Run, open_run, write_model
 from gossamer.sealing import unopened_warning
 
@@ -68,12 +68,14 @@ def run(experiment: Experiment, folder: str | Path | None = None, listener: List
             "a file becomes one with gossamer.Experiment.load(path), or gossamer.load_arms(path) if it has arms"
         )
     if folder is not None:
-        _require_empty(Path(folder))
+        require_empty(Path(folder))
     with one_thread():
         from gossamer.federation import Federation
 
         loop = _Loop(Federation(experiment), listener)
-        return loop.start(lambda: _claim(experiment, folder), experiment.backend, experiment.workers)
+        return loop.start(
+            lambda: claim(experiment.name, experiment.seed, folder), experiment.backend, experiment.workers
+        )
 
 
 def resume(
@@ -218,6 +220,7 @@ class _Loop:
             clock = time.perf_counter()
             last, every = round + 1 == rounds, experiment.evaluate.every
             due = last or (every > 0 and (round + 1) % every == 0)
+            spent = account.epsilon(round + 1) if account and due else None
             early, measured, seconds_evaluate = experiment.evaluate.before_exchange, Measured(), 0.0
             result = engine.train(round)
             result.watched = due and len(federation.placement.hostile) > 0
@@ -253,7 +256,7 @@ class _Loop:
                     "hostile_weight": result.robustness.get("hostile_weight"),
                     "honest_cosine": result.robustness.get("cosine"),
                     "kappa": result.robustness.get("kappa"),
-                    "epsilon": account.epsilon(round + 1) if account and due else None,
+                    "epsilon": spent,
                     "clip": float(federation.guard.level) if follows(experiment) else None,
                     "summed": result.summed,
                     **{f"seconds_{phase}": value for phase, value in result.seconds.items()},
@@ -273,8 +276,8 @@ class _Loop:
                 seconds_left=(now - began) / (round + 1 - first) * (rounds - round - 1),
             )
             if due:
-                spent = {"epsilon": account.epsilon(round + 1)} if account else {}
-                self.tell("evaluation", round + 1, **measured.headline(), **spent)
+                told = {} if spent is None else {"epsilon": spent}
+                self.tell("evaluation", round + 1, **measured.headline(), **told)
             seconds_saving, every = 0.0, experiment.checkpoint.every
             allowed = saving <= experiment.checkpoint.max_share * (now - saved)
             if last or self.stop_asked or (every > 0 and (round + 1) % every == 0 and allowed):
@@ -390,32 +393,3 @@ class _Loop:
                 f"the graph is not connected: {len(parts)} components of {sizes} nodes; "
                 "models agree within a component only"
             )
-
-
-def _require_empty(place: Path) -> None:
-    """Raise RunError where a named folder holds something already."""
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise RunError(f"{place} exists and is not empty; choose another folder, or: gossamer resume {place}")
-
-
-def _claim(experiment: Experiment, folder: str | Path | None) -> Path:
-    """Make the folder of a new run, one that nobody else has taken. Raises RunError where it cannot be made."""
-    try:
-        if folder is not None:
-            place = Path(folder)
-            place.mkdir(parents=True, exist_ok=True)
-            _require_empty(place)
-            return place
-        base = Path("runs") / f"{experiment.name}-s{experiment.seed}"
-        base.parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            place = base if number == 1 else base.with_name(f"{base.name}-{number}")
-            try:
-                place.mkdir()
-            except FileExistsError:
-                number += 1
-                continue
-            return place
-    except OSError as error:
-        raise RunError(f"cannot make the run folder '{folder or 'runs'}': {error.strerror or error}") from error

@@ -19,12 +19,12 @@ from gossamer.randomness import generator
 from gossamer.secure.ring import (
     HALF,
     MAX_VARIANCE,
-    SIGMAS,
     bounded,
     decode,
     integer_bound,
     l2_bound,
     levels,
+    reach,
     skellam,
     wrapped,
 )
@@ -132,8 +132,7 @@ class Seal:
                     "integers, more than can be drawn; use bits = "
                     f"{max(2, self.secure.bits - math.ceil(math.log2(share / MAX_VARIANCE) / 2))}"
                 )
-        reached = cohort * bound + SIGMAS * std
-        if reached >= HALF:
+        if (reached := reach(cohort, bound, std)) >= HALF:
             fewer = self.secure.bits - math.ceil(math.log2(reached / HALF)) - 1
             raise ExperimentError(
                 f"secure_sum.bits = {self.secure.bits}: a sum of {cohort} nodes could reach {reached:.3g}, over "
@@ -174,7 +173,7 @@ def seal(experiment: Experiment, like: Message, items: Sequence[int], noise: flo
     distributed = experiment.privacy if isinstance(experiment.privacy, Distributed) else None
     found = Seal(secure, like, experiment.seed, float(max(items)) if weighted else 1.0, distributed, noise)
     if experiment.schedule.sampling == "fixed":
-        require_enough(secure, len(cohort_of(experiment, nodes, 0)))
+        require_enough(secure, experiment.schedule.size(nodes))
     for cohort in {one.participants for one in attendances(experiment, nodes) if one.opens}:
         found.check(cohort)
     return found

@@ -205,7 +205,7 @@ def _noisy(change_T: Tensor, noise: float, node: int, seed: int) -> Tensor:
     from gossamer.privacy.local import Local
 
     mechanism = Local(clip=float(change_T.double().norm()) or 1.0, noise_multiplier=noise)
-    place = Place(node, node + 1, np.empty(0, np.int64), lambda purpose, who: generator(seed, purpose, who, 0))
+    place = Place(node, node + 1, lambda: np.empty(0, np.int64), lambda purpose, who: generator(seed, purpose, who, 0))
     return mechanism.changed(change_T, noise, place)
 
 

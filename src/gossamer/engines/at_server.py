@@ -81,8 +81,7 @@ def _taken(federation: Federation, result: Round, fields: dict[str, Tensor], hea
     guard, count = federation.guard, len(heard)
     if guard.answers:
         # The method is told nothing of who came, so that its state says nothing of it either.
-        cohort = guard.cohort(len(result.participants), federation.nodes)
-        fields = guard.answered(fields, count, cohort, result.round)
+        cohort, fields = guard.cohort, guard.answered(fields, count, result.round)
         count, total = max(1, round(cohort)), cohort
         everybody = federation.view(-1, result.round, np.arange(federation.nodes))
         share = cohort / federation.nodes

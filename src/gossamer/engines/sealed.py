@@ -28,7 +28,6 @@ class SealedRound:
         assert federation.seal is not None
         self.seal, self.attended = federation.seal, attendance(federation.experiment, participants, round)
         self.sent_N, self.received_N = protocol_bytes(self.attended, federation.nodes, self.seal.length)
-        self.cut = 0
         self._total_L: Vector = np.zeros(self.seal.length, np.uint32)
         self._nodes: dict[int, Participant] = {}
         self._server: Coordinator | None = None

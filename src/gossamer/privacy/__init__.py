@@ -46,14 +46,19 @@ class Setting:
     steps_N: Array
     """Local steps of each node in a round in which it takes part."""
     batch_size: int
-    links_E2: Array
-    """On a graph, its directed links."""
+    links: Callable[[], Array]
+    """On a graph, its directed links [E, 2]."""
     length: int
     """Numbers in a message."""
     levels: float
     """Integers that a number of size `clip` becomes in a secure sum."""
     threshold: int = 0
     """The fewest nodes that a secure sum of the run needs; 0: none is opened."""
+
+    @property
+    def cohort(self) -> float:
+        """Participants of a round, on average over the draws."""
+        return self.participation * self.nodes
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ class Place:
 
     node: int
     nodes: int
-    neighbours: Array
-    """On a graph, those whom the node tells, ascending."""
+    neighbours: Callable[[], Array]
+    """On a graph, those whom the node tells in this round, ascending."""
     dice: Callable[[str, int], np.random.Generator]
     """Of this round, for a purpose and a node (or a pair of nodes)."""
 

@@ -51,7 +51,7 @@ class Central(Mechanism):
         return [Release(noise / known, times=rounds, rate=setting.participation, sampling=setting.sampling)]
 
     def require(self, noise: float, setting: Setting) -> None:
-        self.spread(noise, setting.participation * setting.nodes)
+        self.spread(noise, setting.cohort)
 
     def hides(self, setting: Setting) -> str:
         return "a node's part in the run, from all who see the server's models; the server itself sees the messages"

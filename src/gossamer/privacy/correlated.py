@@ -56,7 +56,7 @@ class Correlated(Mechanism):
             raise ExperimentError(
                 f"privacy.kind = 'correlated': its accounting is for {MOST_NODES} nodes at most, not {setting.nodes}"
             )
-        links = tuple(map(tuple, setting.links_E2.tolist()))
+        links = tuple(map(tuple, setting.links().tolist()))
         factor = hidden_by(links, setting.nodes, self.pair_ratio, self.against == "neighbour")
         return [Release(noise * factor / self.moved, times=rounds)]
 
@@ -74,7 +74,7 @@ class Correlated(Mechanism):
         std = noise * self.clip
         noisy_D = shortened({"row": change_D}, self.clip)["row"]
         noisy_D = noisy_D + gaussian(noisy_D, std, place.dice("privacy", place.node))
-        for other in place.neighbours.tolist():
+        for other in place.neighbours().tolist():
             low, high = sorted((place.node, other))
             shared_D = gaussian(
                 noisy_D, self.pair_ratio * std, place.dice("privacy of a pair", low * place.nodes + high)

@@ -95,6 +95,10 @@ class Schedule(Plug):
         """The intensity of this round given what is seen; asked instead of `intensity` where the schedule `looks`."""
         return self.intensity(round, rounds)
 
+    def size(self, nodes: int) -> int:
+        """Participants of a round that draws a fixed number."""
+        return max(1, round_half_up(self.participation * nodes))
+
     def participants(self, nodes: int, round: int, rng: np.random.Generator) -> Array:
         """The nodes that take part in a round, ascending: max(1, round(fraction * nodes)) of them, without replacement,
         or each with chance `participation`."""
@@ -102,7 +106,7 @@ class Schedule(Plug):
             return (
                 np.arange(nodes) if self.participation == 1 else np.flatnonzero(rng.random(nodes) < self.participation)
             )
-        size = max(1, round_half_up(self.participation * nodes))
+        size = self.size(nodes)
         if size == nodes:
             return np.arange(nodes)
         return np.sort(rng.choice(nodes, size=size, replace=False))

@@ -34,12 +34,17 @@ def integer_bound(bound: float, scale: float) -> int:
     return math.ceil(float(bound) * float(scale))
 
 
+def reach(nodes: int, bound: int, noise_std: float = 0.0) -> float:
+    """How far a sum over nodes of integers up to `bound` may go, with 10 standard deviations of noise."""
+    return nodes * bound + SIGMAS * noise_std
+
+
 def headroom(nodes: int, bound: int, noise_std: float = 0.0) -> None:
     """Raise ExperimentError where a sum over nodes of integers up to `bound`, with noise, could leave +-2^31.
 
     `noise_std` is the standard deviation of the total noise; 10 of them are given room.
     """
-    reached = nodes * bound + SIGMAS * noise_std
+    reached = reach(nodes, bound, noise_std)
     if not reached < HALF:
         raise ExperimentError(
             f"secure_sum: with nodes = {nodes}, integers up to {bound:,} and noise of std {noise_std:,.0f} a sum could "

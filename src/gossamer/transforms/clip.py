@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from gossamer.norms import shortened
+from gossamer.passages import Numerical
 from gossamer.transforms import Transform, numbers
 
 if TYPE_CHECKING:
-    from gossamer.layout import Layout
-    from gossamer.passages import Form, Passage
+    from gossamer.passages import Passage
     from gossamer.wire import Message
 
 
-class Clip(Transform):
+class Clip(Numerical, Transform):
     """Shorten a message to a Euclidean norm of at most c: x min(1, c / ||x||), all its fields together.
 
     Never longer, whatever rounding does. Integers and single numbers (a weight, a mass) neither count nor change. A
@@ -23,26 +23,13 @@ class Clip(Transform):
     """
 
     source: ClassVar[str] = "Pascanu et al. 2013, Algorithm 1; Abadi et al. 2016, Algorithm 1 (of what one sender adds)"
-    needs: ClassVar[Form] = "whole"
     for_changes: ClassVar[bool] = True
-    leaves: ClassVar[Form] = "whole"
-    binding: ClassVar[bool] = False
 
     kind: Literal["clip"] = "clip"
     norm: float = Field(
         default=1.0, gt=0, allow_inf_nan=False, description="c, largest norm, in the messages' own unit"
     )
 
-    @property
-    def masks(self) -> bool:
-        return True
-
-    def outline(self, like: Message, layout: Layout) -> Message:
-        return dict(like)
-
     def forward(self, message: Message, passage: Passage) -> Message:
         short = shortened({name: value for name, value in message.items() if numbers(value)}, self.norm)
         return {**message, **short}
-
-    def reverse(self, message: Message, like: Message, passage: Passage) -> Message:
-        return message

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from gossamer.passages import Numerical
 from gossamer.randomness import gaussian
 from gossamer.transforms import Transform, numbers
 
 if TYPE_CHECKING:
-    from gossamer.layout import Layout
-    from gossamer.passages import Form, Passage
+    from gossamer.passages import Passage
     from gossamer.wire import Message
 
 
-class GaussianNoise(Transform):
+class GaussianNoise(Numerical, Transform):
     """Add normal noise to every number of a message: x + N(0, std^2).
 
     Alone it proves nothing: what it hides depends on what came before, which `clip` bounds, and on how often it is
@@ -23,9 +23,6 @@ class GaussianNoise(Transform):
     """
 
     source: ClassVar[str] = "Dwork et al. 2006 (the Gaussian mechanism, without its account)"
-    needs: ClassVar[Form] = "whole"
-    leaves: ClassVar[Form] = "whole"
-    binding: ClassVar[bool] = False
 
     kind: Literal["gaussian_noise"] = "gaussian_noise"
     std: float = Field(
@@ -36,18 +33,8 @@ class GaussianNoise(Transform):
     def unbiased(self) -> bool:
         return True
 
-    @property
-    def masks(self) -> bool:
-        return True
-
-    def outline(self, like: Message, layout: Layout) -> Message:
-        return dict(like)
-
     def forward(self, message: Message, passage: Passage) -> Message:
         rng = passage.dice()
         # By name, as the order of its fields is not part of a message.
         names = sorted(name for name, value in message.items() if numbers(value))
         return {**message, **{name: message[name] + gaussian(message[name], self.std, rng) for name in names}}
-
-    def reverse(self, message: Message, like: Message, passage: Passage) -> Message:
-        return message
