@@ -24,7 +24,7 @@ lint: .venv/.ready
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || (echo "Gossamer needs Python 3.11 or later: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,images,privacy]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,images,privacy,foundation]"
 	@touch $@
 
 clean:

@@ -149,6 +149,8 @@ COLUMNS = "identical order shift scale"
 LINES: dict[str, Line] = {
     # Averages: one update moves them anywhere.
     "mean": Line(made("Mean"), f"{ALL} mean weights"),
+    # Of rows without low-rank factors it is the mean.
+    "product_mean": Line(made("ProductMean"), f"{ALL} mean weights"),
     # Variances of a model's numbers change when different numbers are added to them, or when they are mixed.
     "variance_corrected": Line(made("VarianceCorrected"), "identical order scale weights"),
     # Column by column (Yin et al. 2018; Xie et al. 2018).

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "gossamer"
 FAMILIES = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 FAMILIES -= {"audits", "backends", "cli", "engines", "secure"}
 HEAVY = {"torch", "sklearn", "scipy", "networkx", "matplotlib", "PIL", "pyarrow", "safetensors"}
-HEAVY |= {"cryptography", "dp_accounting", "opacus"}
+HEAVY |= {"cryptography", "dp_accounting", "opacus", "transformers", "peft", "tokenizers", "bitsandbytes"}
 UP = {("runs", "plots"), ("runs", "report"), ("runs", "rounds")}
 """Imports inside functions that go up: `Run.plot` and `Run.report` are conveniences, `Run.model` needs one thread."""
 

@@ -190,6 +190,9 @@ def test_robust_page_says_what_the_contract_tests_hold_of_shifts():
         assert (row[1] == "yes") == ("shift" in line.holds.split()), kind
 
 
+LORA = ("flexlora", "flora", "fedex_lora", "rolora")
+
+
 def fitting(kind: str) -> Experiment:
     """An experiment of four nodes that the method works in."""
     world = discover(families()["methods"])[kind].world
@@ -198,7 +201,7 @@ def fitting(kind: str) -> Experiment:
         topology["weights"] = "out_degree"
     clock = "events" if kind in ("fedasync", "fedbuff") else "rounds"
     final = "merge" if world == "graph" else "none"
-    part = "supermask" if kind.startswith("frl") else "identity"
+    part = "supermask" if kind.startswith("frl") else "lora" if kind in LORA else "identity"
     settings = {"topology": topology, "clock": clock, "schedule": {"final": final}, "parametrisation": part}
     return Experiment(nodes=4, method=kind, **settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ class Counts:
     """Items that an attack wants to be taken for something."""
     hit: int = 0
     """Those of them that are."""
+    unlabelled: int = 0
+    """Items of which only the loss is known: the model learns something else than labels."""
 
     @property
     def success(self) -> float | None:
@@ -47,7 +50,13 @@ class Counts:
             np.concatenate([self.labels, other.labels]),
             self.aimed + other.aimed,
             self.hit + other.hit,
+            self.unlabelled + other.unlabelled,
         )
+
+    @classmethod
+    def of_loss(cls, loss: float, items: int, classes: int) -> Counts:
+        """Of items that have nothing but a summed loss."""
+        return dataclasses.replace(cls.none(classes), loss=loss, unlabelled=items)
 
     def metrics(self) -> dict[str, float | None]:
         """Mean loss, accuracy, balanced accuracy (mean recall over the classes present), macro F1, AUC (two classes).
@@ -56,7 +65,8 @@ class Counts:
         """
         total = int(self.true_C.sum())
         if total == 0:
-            return dict.fromkeys(("loss", "accuracy", "balanced_accuracy", "f1", "auc"))
+            nothing = dict.fromkeys(("loss", "accuracy", "balanced_accuracy", "f1", "auc"))
+            return {**nothing, "loss": self.loss / self.unlabelled} if self.unlabelled else nothing
         present, named = self.true_C > 0, (self.true_C + self.said_C) > 0
         return {
             "loss": self.loss / total,

@@ -33,17 +33,25 @@ def model_task(federation: Federation, node: int, round: int, before: bool = Fal
     if state is not None and before and node in federation.participants(round - 1):
         source = federation.exact or federation.sent
         state = {**state, **{name: source[name][node] for name in state.keys() & source.keys()}}
-    down = federation.down(node, view, state)
-    return federation.method.model(federation.population.own_of(node), down, view)
+    return federation.model(node, view, state)
 
 
 def merge_models(federation: Federation, round: int, before: bool = False) -> None:
-    """Write the server's row, or without a server the mean of the honest nodes' rows, into `federation.merged` [D]."""
+    """Write the server's row, or without a server the mean of the honest nodes' rows (what the rule makes of them, where
+    rows have no mean), into `federation.merged` [D]."""
     if federation.has_server:
         federation.merged.copy_(federation.population.state["row"][0])
     else:
         rows = (model_task(federation, node, round, before).row for node in federation.placement.honest.tolist())
-        federation.merged.copy_(folded_mean(rows))
+        rule = federation.experiment.aggregator
+        if rule.whole:
+            import torch
+
+            rows_ND = torch.stack(list(rows))
+            merged_D = rule.aggregate(rows_ND, rows_ND.new_ones(len(rows_ND)), None, federation.layout)
+        else:
+            merged_D = folded_mean(rows)
+        federation.merged.copy_(merged_D)
 
 
 def reestimate(federation: Federation, round: int) -> None:

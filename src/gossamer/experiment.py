@@ -277,6 +277,10 @@ class Experiment(Section):
         table = self.to_dict()
         for key in WITHOUT_EFFECT:
             table.pop(key, None)
+        base = table["model"].get("base", "")
+        if base.endswith(".toml"):
+            # It is another experiment that is named, and the result hangs on what is in it.
+            table["model"]["base"] = Experiment.load(base).digest()
         return hashlib.blake2b(json.dumps(table, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

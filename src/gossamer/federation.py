@@ -19,6 +19,7 @@ from gossamer.coding import averaged
 from gossamer.errors import ExperimentError, GossamerError, NodeError, node_error
 from gossamer.example_gradients import check_examples
 from gossamer.exchanges import Exchanges
+from gossamer.features import featured, keeps_features
 from gossamer.groundwork import (
     chains,
     context_of,
@@ -33,6 +34,7 @@ from gossamer.groundwork import (
 )
 from gossamer.guarding import Guard, first_level
 from gossamer.histories import histories_of
+from gossamer.lengths import Lengths
 from gossamer.methods import Inbox, Result, Task, View
 from gossamer.operations import survey
 from gossamer.placement import besieged, require_enough
@@ -42,6 +44,7 @@ from gossamer.randomness import generator
 from gossamer.resident import Resident
 from gossamer.sealing import seal
 from gossamer.traffic import trace
+from gossamer.tokens import check_tokens
 from gossamer.training import NodeItems, Trainer, check_batches, check_output
 
 if TYPE_CHECKING:
@@ -102,13 +105,21 @@ class Federation:
         module = initial_module(experiment, shape, len(self.shards.classes))
         self.layout = experiment.parametrisation.layout(module)
         self.resident = Resident(module, self.layout, dtype)
+        self.whole = module
+        """The model with all its parts; the resident module may be no more than what comes after the frozen ones."""
         check_output(self.resident, items, len(self.shards.classes))
+        check_tokens(module, self.shards, experiment)
+        if keeps_features(experiment, module, self.shards):
+            self.shards, module = featured(module, self.shards)
+            self.resident, items = Resident(module, self.layout, dtype), NodeItems.of(self.shards)
         check_batches(module, experiment.learner, self.shards.sizes, self.shards.draw_NC is not None)
         if experiment.privacy.guards == "gradients":
             check_examples(module)
         self.items = items
         shared_row = self.resident.row.clone()
-        self.context = context_of(experiment, self.shards, self.layout, shared_row)
+        into_base = self.method.merges_into_base
+        shared_S = self.resident.shared(dtype) if into_base else None
+        self.context = context_of(experiment, self.shards, self.layout, shared_row, shared_S)
         distinct = not experiment.init.shared and not self.has_server
 
         def start(node: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -124,10 +135,12 @@ class Federation:
 
         receivers = 1 if self.has_server else self.nodes
         self.population = Population.start(start, receivers, self.nodes)
+        if into_base:
+            self.resident.share(self.population.state["shared"][0])
         self.steps_N = np.array([experiment.learner.steps_for(size) for size in self.shards.sizes])
         """Local steps of each node's work."""
         self._cohort: tuple[int, Array] = (-1, np.empty(0, np.int64))
-        self.setup_bytes = setup_bytes(experiment, module, self.context)
+        self.setup_bytes = setup_bytes(experiment, self.whole, self.context)
         """Bytes that one node gets before the first round: the frozen part, and what the others tell it."""
         message, down = first_messages(experiment, self.context, shared_row)
         level = first_level(experiment, shared_row)
@@ -143,8 +156,11 @@ class Federation:
             wire.size(travelling(experiment, on_wire, message)),
             wire.size(self.downlink.sent),
         )
-        self.sent_bytes = shared(self.nodes, shared_row.new_empty((), dtype=as_dtype("int64"))).fill_(self.up_bytes)
+        self.lengths = Lengths(experiment, self.context, self.up, self.downlink, self.up_bytes, self.down_bytes)
+        self.sent_bytes = shared(self.nodes, shared_row.new_empty((), dtype=as_dtype("int64")))
         """Of each node's last message."""
+        self.sent_bytes.numpy()[:] = self.lengths.up_N
+        self.context = replace(self.context, shared_S=None)  # It is part of the population now.
         self._told: tuple[int, Message, int] = (-1, {}, 0)
         self.exchanges = Exchanges(experiment, self.nodes, self.up_bytes, besieged(experiment.topology, self.placement))
         self.exchanges.check()
@@ -157,7 +173,7 @@ class Federation:
         )
         rule = experiment.aggregator
         asked = self.has_server and len(message) == 1 and experiment.clock.kind == "rounds"
-        if asked and not (rule.trusts or rule.history):
+        if asked and not (rule.trusts or rule.history or self.method.gathers):
             self.adversary.trial = self._trial
         self.histories = histories_of(experiment, self.nodes, self.received_like)
         self.sent: dict[str, Tensor] = {}
@@ -204,7 +220,8 @@ class Federation:
     @property
     def folds(self) -> bool:
         """Whether messages are folded into one running mean as they arrive (a server with a linear aggregator)."""
-        return self.has_server and self.experiment.aggregator.linear and not self.adversary.active
+        linear = self.experiment.aggregator.linear and not self.method.gathers
+        return self.has_server and linear and not self.adversary.active
 
     @property
     def merges(self) -> bool:
@@ -216,9 +233,12 @@ class Federation:
     def participants(self, round: int) -> Array:
         """The nodes that take part in a round."""
         if self._cohort[0] != round:
-            rng = generator(self.experiment.seed, "participants", round=round)
-            self._cohort = (round, self.experiment.schedule.participants(self.nodes, round, rng))
+            self._cohort = (round, self._drawn(round))
         return self._cohort[1]
+
+    def _drawn(self, round: int) -> Array:
+        rng = generator(self.experiment.seed, "participants", round=round)
+        return self.experiment.schedule.participants(self.nodes, round, rng)
 
     def _heard(self) -> dict[int, int]:
         """Updates that each honest receiver hears in the first round, where that is so in all of them."""
@@ -274,19 +294,25 @@ class Federation:
             self._told = (view.round, heard, wire.size(sent))
         return self._told[1]
 
-    def told_bytes(self, round: int) -> int:
-        """Bytes of the server's message of a round."""
+    def told_bytes(self, round: int) -> Array:
+        """[N] bytes of the server's message of a round to each node."""
         if not self.downlink.fixed:
             self.down(-1, self.view(-1, round, self.participants(round)))
-            return self._told[2]
-        return self.down_bytes
+            return np.full(self.nodes, self._told[2])
+        return self.lengths.down_N(self._drawn(round - 1) if round else None)
 
     def prepare(
         self, node: int, round: int, participants: Array, state: dict[str, Tensor] | None = None
     ) -> tuple[Task, View]:
         """The task of one node, from what its receiver publishes now (or did when it was in `state`)."""
         view = self.view(node, round, participants)
-        return self.method.prepare(self.population.own_of(node), self.down(node, view, state), view), view
+        task = self.method.prepare(self.population.own_of(node), self.down(node, view, state), view)
+        return self.lengths.within(task, node), view
+
+    def model(self, node: int, view: View, state: dict[str, Tensor] | None = None) -> Task:
+        """The task whose resulting row is the node's model, from what its receiver publishes (or did in `state`)."""
+        task = self.method.model(self.population.own_of(node), self.down(node, view, state), view)
+        return self.lengths.within(task, node)
 
     def finish(
         self, task: Task, result: Result, view: View, into: Message | None, exactly: bool = False
@@ -382,6 +408,8 @@ class Federation:
         """Make other messages [N, ...] what the participants send."""
         for node in participants.tolist():
             message = {name: values[node] for name, values in fields.items()}
+            if self.lengths.varies and "row" in message:
+                message["row"] = self.lengths.cut(message["row"], node)
             for name, rows in self.exact.items():
                 rows[node].copy_(message[name])
             exactly = self._forged(node)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gossamer.aggregators import Gossiping, Robust
 from gossamer.aggregators.approval import Approving
 from gossamer.errors import ExperimentError
+from gossamer.fitting_adapters import check_adapters
 from gossamer.fitting_privacy import check_privacy, check_secure_sum
 from gossamer.methods.frl import FRL
 from gossamer.parametrisations.supermask import Supermask
@@ -49,6 +50,7 @@ def check(experiment: Experiment) -> None:
         )
     _messages_fit(experiment)
     _supermask_fits(experiment)
+    check_adapters(experiment)
     check_privacy(experiment)
     check_secure_sum(experiment)
     method.check(experiment)

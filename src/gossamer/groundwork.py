@@ -14,6 +14,7 @@ import numpy as np
 
 from gossamer import wire
 from gossamer.aggregators import Gossiping, Remembering
+from gossamer.bases import with_base, with_tokenizer
 from gossamer.bounding import BELOW, Bound
 from gossamer.coding import Chain
 from gossamer.errors import ExperimentError, GossamerError
@@ -24,6 +25,7 @@ from gossamer.preprocessing import shard
 from gossamer.privacy import Mechanism
 from gossamer.privacy.central import Central
 from gossamer.randomness import generator, torch_seeded
+from gossamer.selection import selected
 from gossamer.transforms import numbers
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 def load_dataset(experiment: Experiment) -> Dataset:
     """The data set of an experiment, from its folder or that of GOSSAMER_DATA."""
     folder = experiment.data_folder or os.environ.get("GOSSAMER_DATA", "")
-    return experiment.data.load(Path(folder).expanduser() if folder else None)
+    dataset = with_tokenizer(experiment.data, experiment.model).load(Path(folder).expanduser() if folder else None)
+    return selected(dataset, experiment.data.only, experiment.data.per_class, experiment.seed)
 
 
 def deal(experiment: Experiment, dataset: Dataset) -> tuple[Shards, Placement]:
@@ -73,7 +76,7 @@ def initial_module(experiment: Experiment, shape: tuple[int, ...], classes: int,
 
     with torch_seeded(experiment.seed, "init", node):
         try:
-            module = experiment.model.build(shape, classes)
+            module = with_base(experiment.model).build(shape, classes)
         except GossamerError:
             raise
         except Exception as error:
@@ -104,17 +107,24 @@ def _initialise(module: nn.Module, kind: str) -> None:
             nn.init.zeros_(parameter)
 
 
-def context_of(experiment: Experiment, shards: Shards, layout: Layout, row_D: Tensor) -> Context:
-    """What a method knows before the first round; `row_D` is the row that is drawn for all nodes."""
+def context_of(
+    experiment: Experiment, shards: Shards, layout: Layout, row_D: Tensor, shared_S: Tensor | None = None
+) -> Context:
+    """What a method knows before the first round; `row_D` is the row that is drawn for all nodes, `shared_S` the frozen
+    weights that a method may merge into."""
+    nodes = len(shards.train)
     labels_NC = shards.histogram_NC if shards.draw_NC is None else shards.draw_NC
     return Context(
-        len(shards.train),
+        nodes,
         experiment.rounds,
         layout,
         experiment.learner,
         shards.sizes,
         labels_NC if shards.labels.ndim == 1 else None,
         row_D if experiment.init.shared else None,
+        experiment.seed,
+        experiment.parametrisation.ranks(nodes),
+        shared_S,
     )
 
 
@@ -147,7 +157,8 @@ def first_messages(experiment: Experiment, context: Context, row_D: Tensor) -> t
     slots = experiment.learner.fresh(row_D[:trainable])
     result = Result(row_D, slots, steps=1, lr=rate, loss=0.0, accuracy=0.0)
     outbox, _ = method.finish(task, result, own, view)
-    if corrects(experiment, row_D, context.layout) and "row" not in outbox.common:
+    missing = corrects(experiment, row_D, context.layout) and "row" not in outbox.common
+    if missing or (experiment.aggregator.whole and set(outbox.common) != {"row"}):
         raise ExperimentError(
             f"aggregator.kind = '{experiment.aggregator.kind}' works on models, but method.kind = '{method.kind}' "
             f"sends {', '.join(outbox.common)}; use a method that sends its row, such as 'dsgd'"

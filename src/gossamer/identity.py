@@ -16,6 +16,8 @@ from gossamer.experiment import Experiment
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+
     from gossamer.federation import Federation
 
 
@@ -74,7 +76,7 @@ def _accountant(federation: Federation) -> dict[str, str]:
 def fingerprints(federation: Federation) -> dict[str, str]:
     """Hashes of what the experiment only names: its data as dealt, the graph, the model's layout and frozen part."""
     shards, layout, rounds = federation.shards, federation.layout, federation.experiment.rounds
-    frozen = dict(federation.resident.module.named_parameters())
+    frozen = dict(federation.whole.named_parameters())
     return {
         "data": _hash(shards.inputs, shards.labels, shards.test_inputs, shards.test_labels),
         "partition": _hash(*shards.train, *shards.validation),
@@ -82,8 +84,17 @@ def fingerprints(federation: Federation) -> dict[str, str]:
         "graph": _hash(*(federation.exchanges.links(round) for round in sorted({0, rounds // 2, rounds - 1}))),
         "files": _hash(*(np.fromfile(path, np.uint8) for path in _files(federation.experiment))),
         "model": _hash(np.frombuffer(repr([(e.name, e.shape) for e in layout.entries]).encode(), np.uint8)),
-        "frozen part": _hash(*(frozen[name].detach().numpy() for name in layout.frozen)),
+        "frozen part": _hash(*(_bytes(frozen[name]) for name in layout.frozen)),
     }
+
+
+def _bytes(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """A tensor as numpy has it, or, of a type that numpy has not, its bytes."""
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        import torch
+
+        tensor = tensor.detach().contiguous().flatten().view(torch.uint8)
+    return tensor.detach().numpy()
 
 
 def _files(experiment: Experiment) -> list[str]:

@@ -34,11 +34,43 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Factors:
+    """A low-rank change of one frozen weight of a model: W + scale * B @ A, with A [r, n] and B [m, r].
+
+    Dimensions of A after the first, and of B after the second, are flattened (convolutions).
+    """
+
+    a: Entry
+    b: Entry
+    base: str
+    """Name of the weight W."""
+    scale: float
+    transposed: bool = False
+    """Whether W is stored as [n, m]."""
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        """n"""
+        return math.prod(self.a.shape[1:])
+
+    @property
+    def outputs(self) -> int:
+        """m"""
+        return self.b.shape[0]
+
+
+@dataclass(frozen=True)
 class Layout:
     """The entries of a row in order, trainable ones first, and the names that stay frozen outside it."""
 
     entries: tuple[Entry, ...]
     frozen: tuple[str, ...] = ()
+    factors: tuple[Factors, ...] = ()
+    """The pairs of entries that are low-rank changes of frozen weights."""
 
     @cached_property
     def size(self) -> int:
@@ -49,6 +81,16 @@ class Layout:
     def trainable(self) -> int:
         """T, the number of trainable columns: `row[:T]`."""
         return max((e.stop for e in self.entries if e.trainable), default=0)
+
+    @cached_property
+    def shared(self) -> tuple[Entry, ...]:
+        """Where the frozen weights that have low-rank changes lie in a vector [S] of all of them, as [m, n] or, where
+        they are stored transposed, [n, m]. A method that merges changes into the base writes that vector."""
+        entries: list[Entry] = []
+        for pair in self.factors:
+            shape = (pair.inputs, pair.outputs) if pair.transposed else (pair.outputs, pair.inputs)
+            entries.append(Entry(pair.base, shape, entries[-1].stop if entries else 0, False))
+        return tuple(entries)
 
     @classmethod
     def of(cls, module: nn.Module, frozen: tuple[str, ...] = ()) -> Layout:

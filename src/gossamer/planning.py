@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,14 @@ from gossamer.groundwork import (
 )
 from gossamer.histories import history_bytes
 from gossamer.ledger import ledger
+from gossamer.lengths import Lengths
 from gossamer.memory import proportional_set_size
 from gossamer.mixing import edges_of
 from gossamer.placement import besieged, defenceless, majority_warning
+from gossamer.resident import converted
 from gossamer.schedules import ALL
 from gossamer.sealing import attendances, seal, unopened_warning
+from gossamer.tokens import check_tokens
 from gossamer.traffic import traffic
 from gossamer.training import evaluation_batch
 
@@ -81,6 +85,8 @@ class Plan:
     bytes_per_round: float
     bytes_total: int
     setup_bytes: int
+    told_bytes: int
+    """In rounds: of all that a server sends."""
     transfers: tuple[int, ...]
     """Models sent in each round (with a server: down and up)."""
     seconds: tuple[float, ...]
@@ -106,7 +112,11 @@ class Plan:
     def bytes_per_node(self) -> dict[str, float]:
         """What a node that takes part sends (up) and gets (down) in a round, on average over the run."""
         if self.experiment.method.world == "server" and self.needs is None:
-            return {"up": float(self.message_bytes["up"]), "down": float(self.message_bytes["down"])}
+            if self.experiment.secure_sum is not None:
+                return {way: float(size) for way, size in self.message_bytes.items()}
+            taking_part = sum(self.transfers) / 2
+            up = self.bytes_total - self.setup_bytes - self.told_bytes
+            return {"up": up / taking_part, "down": self.told_bytes / taking_part}
         rounds = (self.bytes_total - self.setup_bytes) / self.rounds / self.participants
         if self.experiment.method.world != "server":
             return {"up": rounds, "down": rounds}
@@ -135,9 +145,13 @@ def plan(experiment: Experiment) -> Plan:
     gc.collect()
     base = _INTERPRETER.setdefault(experiment.data.kind, max(0, proportional_set_size() - _data_bytes(shards)))
     module, layout = _on_meta(experiment, shards)
+    parameters = dict(module.named_parameters())
     nodes = len(shards.train)
     row_D = torch.empty(layout.size, dtype=as_dtype(experiment.dtype), device="meta")
-    context = context_of(experiment, shards, layout, row_D)
+    shared_S = None
+    if experiment.method.merges_into_base:
+        shared_S = row_D.new_empty(sum(math.prod(entry.shape) for entry in layout.shared))
+    context = context_of(experiment, shards, layout, row_D, shared_S)
     message, heard = first_messages(experiment, context, row_D)
     up, down = chains(experiment, layout, message, heard)
     account = ledger(experiment, shards.sizes, sum(value.numel() for value in up.sent.values()))
@@ -149,7 +163,8 @@ def plan(experiment: Experiment) -> Plan:
     frozen = setup_bytes(experiment, module, context) * nodes
     steps = [experiment.learner.steps_for(size) for size in shards.sizes]
     length = sealed.length if sealed else 0
-    sent = traffic(experiment, nodes, steps, up_bytes, down_bytes, graph_of_all, rounds, length)
+    lengths = Lengths(experiment, context, up, down, up_bytes, down_bytes)
+    sent = traffic(experiment, nodes, steps, up_bytes, down_bytes, graph_of_all, rounds, length, lengths)
     graph = None
     if experiment.method.world == "graph":
         # At the share that the schedule uses, where it uses one only.
@@ -160,7 +175,7 @@ def plan(experiment: Experiment) -> Plan:
     return Plan(
         experiment=experiment,
         nodes=nodes,
-        parameters=layout.size,
+        parameters=layout.size + sum(parameters[name].numel() for name in layout.frozen),
         trainable=layout.trainable,
         rounds=rounds,
         participants=sent.participants,
@@ -172,6 +187,7 @@ def plan(experiment: Experiment) -> Plan:
         bytes_total=sum(sent.bytes) + frozen,
         setup_bytes=frozen,
         transfers=sent.transfers,
+        told_bytes=sent.told,
         seconds=sent.seconds,
         needs=sent.needs,
         intensities=_intensities(experiment)[:rounds],
@@ -217,12 +233,16 @@ def _on_meta(experiment: Experiment, shards: Shards) -> tuple[nn.Module, Layout]
     device = "meta"
     try:
         with torch.device("meta"), torch.no_grad():
-            module = initial_module(experiment, shape, classes).to(dtype).to("meta")
+            module = initial_module(experiment, shape, classes).to("meta")
+            layout = experiment.parametrisation.layout(module)
+            converted(module, layout, dtype)
             logits = module.eval()(torch.empty((2, *shape), dtype=kind))
     except Exception:  # noqa: BLE001 - tried again with weights, which says what is wrong
         device = "cpu"
     if device == "cpu":
-        module = initial_module(experiment, shape, classes).to(dtype)
+        module = initial_module(experiment, shape, classes)
+        layout = experiment.parametrisation.layout(module)
+        converted(module, layout, dtype)
         try:
             with torch.no_grad():
                 logits = module.eval()(torch.zeros((2, *shape), dtype=kind))
@@ -231,11 +251,12 @@ def _on_meta(experiment: Experiment, shards: Shards) -> tuple[nn.Module, Layout]
                 f"model: it cannot take inputs of shape {shape}: {type(error).__name__}: {error}".replace("\n", " ")
             ) from error
     check_logits(logits, (2, *shards.test_labels.shape[1:]), classes)
+    check_tokens(module, shards, experiment)
     check_batches(module, experiment.learner, shards.sizes, shards.draw_NC is not None)
     if experiment.privacy.guards == "gradients":
         check_examples(module)
         check_sharing(experiment.partition.kind, shards)
-    return module, experiment.parametrisation.layout(module)
+    return module, layout
 
 
 def _intensities(experiment: Experiment) -> tuple[float, ...]:
@@ -277,7 +298,7 @@ def _memory(
     size = {name: value.numel() * value.element_size() for name, value in averaged(up.outlines[0]).items()}
     population = receivers * _nbytes(state) + nodes * _nbytes(own) + row_D.numel() * row_D.element_size()
     population += nodes * up.memory_bytes()
-    folds = method.world == "server" and experiment.aggregator.linear
+    folds = method.world == "server" and experiment.aggregator.linear and not method.gathers
     if needs is not None:
         population += needs.snapshots * _nbytes(state) + needs.mail * sum(size.values())
     elif folds:
@@ -288,15 +309,17 @@ def _memory(
             edges = len(edges_of(topology, nodes, experiment.seed))
             population += receivers_at_once(nodes, edges + nodes) * sum(size.values())
     slots = experiment.learner.fresh(row_D[: layout.trainable])
-    model = 2 * row_D.numel() * row_D.element_size() + _nbytes(slots) + frozen_bytes(module, layout)
+    model = 2 * row_D.numel() * row_D.element_size() + _nbytes(slots)
     model += 2 * sum(size.values())
     batch = experiment.learner.batch_size
     trained, _ = _activations(module, shards, batch)
-    _, measured = _activations(module, shards, evaluation_batch(tuple(shards.inputs.shape[1:])))
+    logits = math.prod(shards.labels.shape[1:]) * len(shards.classes)
+    _, measured = _activations(module, shards, evaluation_batch(tuple(shards.inputs.shape[1:]), logits))
     work = max(3 * trained, 4 * measured)
     parts = {
         "interpreter": base,
         "data": _data_bytes(shards),
+        "frozen part": frozen_bytes(module, layout),
         "population": population,
         "histories": history_bytes(experiment, nodes, max(size.values(), default=0)),
         "models and activations": (processes + 1) * model + max(1, processes) * work,

@@ -54,6 +54,8 @@ class Shards:
     normalised with pooled statistics into node i's own view of it."""
     histogram_NC: Array
     """Labels among each node's training items, int64 (of an epoch, expected and rounded, where nodes draw)."""
+    tokenizer: str = ""
+    """What made token ids of texts, as JSON; empty: the inputs are no texts."""
     root: Array = field(default_factory=lambda: np.empty(0, np.int64))
     """Items that the server holds itself."""
 
@@ -105,6 +107,7 @@ def shard(
         names=names,
         node_affine=node_affine,
         histogram_NC=histogram(labels, len(dataset.classes), train, draw_NC, sizes),
+        tokenizer=dataset.tokenizer,
     )
 
 
@@ -182,7 +185,8 @@ def histogram(
 ) -> Array:
     """[N, C] int64: how often each label occurs among each node's training items (or, if drawn, would in an epoch)."""
     if draw_NC is None:
-        return np.stack([np.bincount(labels[items].ravel(), minlength=classes) for items in train])
+        counted = (labels[items].ravel() for items in train)
+        return np.stack([np.bincount(found[found >= 0], minlength=classes) for found in counted])
     expected_NC = np.zeros((len(draw_NC), classes), np.int64)
     expected_NC[:, : draw_NC.shape[1]] = np.rint(draw_NC * np.asarray(sizes)[:, None])
     return expected_NC

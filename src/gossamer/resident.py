@@ -27,7 +27,7 @@ class Resident:
     def __init__(self, module: nn.Module, layout: Layout, dtype: torch.dtype) -> None:
         import torch
 
-        self.module = module.to(dtype)
+        self.module = converted(module, layout, dtype)
         self.layout = layout
         self.row = torch.zeros(layout.size, dtype=dtype)
         self.trained: list[nn.Parameter] = []
@@ -36,7 +36,7 @@ class Resident:
         self._kept: list[tuple[nn.Module, str, Tensor]] = []
         self._passing: list[tuple[nn.Module, str, Tensor]] = []
         parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-        for name in layout.frozen:
+        for name in parameters.keys() & set(layout.frozen):  # The head alone comes without the frozen part.
             parameters[name].requires_grad_(False)
         for entry, view in layout.views(self.row):
             if entry.trainable:
@@ -57,6 +57,34 @@ class Resident:
         for name, buffer in buffers.items():
             self._passing.append((*_owner(module, name), buffer.clone()))
         self._bind()
+
+    def share(self, shared_S: Tensor) -> None:
+        """Make the frozen weights that have low-rank changes views of one vector, so that whoever writes it writes
+        them, in every process."""
+        parameters = dict(self.module.named_parameters())
+        for entry in self.layout.shared:
+            parameters[entry.name].data = shared_S[entry.start : entry.stop].view(entry.shape)
+
+    def shared(self, dtype: torch.dtype) -> Tensor:
+        """A copy [S] of the frozen weights that have low-rank changes.
+
+        Raises ExperimentError where there are none, or sums with them would be rounded to a code or half precision.
+        """
+        import torch
+
+        parameters = dict(self.module.named_parameters())
+        found = [parameters[entry.name].detach() for entry in self.layout.shared]
+        if not found:
+            raise ExperimentError(
+                "method: it merges low-rank changes into the weights of the model, of which there are none; use "
+                "parametrisation = 'lora' with train = 'both'"
+            )
+        if coarse := next((weight.dtype for weight in found if weight.dtype != dtype), None):
+            raise ExperimentError(
+                f"method: it merges into weights of the base, which are {coarse} here: not exact; use a base without "
+                "model.bits and model.precision, or method = 'flexlora'"
+            )
+        return torch.cat([weight.reshape(-1) for weight in found])
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """The gradient of a loss for each part of the row, flat; zeros where the loss does not depend on it."""
@@ -102,6 +130,21 @@ class Resident:
             buffer = owner._buffers[leaf]
             if buffer is not None and buffer is not view:
                 view.copy_(buffer)
+
+
+def converted(module: nn.Module, layout: Layout, dtype: torch.dtype) -> nn.Module:
+    """The module with its numbers in `dtype`, in place; frozen ones in half precision or a code stay as they are."""
+    import torch
+
+    frozen, half = set(layout.frozen), (torch.bfloat16, torch.float16)
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point() and not (name in frozen and parameter.dtype in half):
+            parameter.data = parameter.data.to(dtype)
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point() and buffer.dtype not in half:
+            owner, leaf = _owner(module, name)
+            owner._buffers[leaf] = buffer.to(dtype)
+    return module
 
 
 def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:

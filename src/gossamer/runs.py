@@ -202,8 +202,12 @@ def write_model(folder: Path, federation: Federation) -> None:
     from safetensors.torch import save_file
 
     federation.resident.load(federation.merged)
-    state: dict[str, Tensor] = {
-        name: value.detach().clone().contiguous() for name, value in federation.resident.module.state_dict().items()
-    }
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in federation.whole.state_dict().items():
+        # A file holds no tensor twice, nor one inside another: parts of the row, and weights tied to others, are copied.
+        apart = value.untyped_storage().nbytes() == value.nbytes and value.data_ptr() not in seen
+        seen.add(value.data_ptr())
+        state[name] = value.detach().contiguous() if apart else value.detach().clone().contiguous()
     with whole(folder / "model.safetensors") as aside:
         save_file(state, aside)

@@ -18,6 +18,7 @@ from gossamer.simulation import simulate
 
 if TYPE_CHECKING:
     from gossamer.experiment import Experiment
+    from gossamer.lengths import Lengths
     from gossamer.operations import Operation
     from gossamer.topologies import Topology
 
@@ -38,6 +39,8 @@ class Traffic:
     """Nodes that take part in the first round."""
     needs: Needs | None
     """What an asynchronous run needs."""
+    told: int = 0
+    """In rounds: bytes of all that a server sends."""
 
 
 def traffic(
@@ -49,11 +52,13 @@ def traffic(
     topology: Topology | None = None,
     rounds: int | None = None,
     sealed: int = 0,
+    lengths: Lengths | None = None,
 ) -> Traffic:
     """What an experiment will send: exactly, or as much as it may ask for under a schedule that looks at the models.
 
     `rounds` are those that will be played, where these are fewer than asked for. `sealed` are the
-    numbers in a masked message of a secure sum, and `up_bytes` its bytes.
+    numbers in a masked message of a secure sum, and `up_bytes` its bytes. With `lengths` the messages of nodes may
+    differ, `up_bytes` and `down_bytes` being the longest.
 
     Raises ExperimentError where its exchanges cannot be.
     """
@@ -65,17 +70,22 @@ def traffic(
     transfers: list[int] = []
     sizes: list[int] = []
     seconds: list[float] = []
-    spent, clock, first = 0, 0.0, 0
+    up_N = np.full(nodes, up_bytes, np.int64) if lengths is None else lengths.up_N
+    before: Array | None = None
+    spent, clock, first, told_bytes = 0, 0.0, 0, 0
     for round in range(experiment.rounds if rounds is None else rounds):
         present = schedule.participants(nodes, round, generator(seed, "participants", round=round))
         first = first or len(present)
         told = (experiment.clock, seed, round, present, steps_N)
         if world != "graph":
             transfers.append(2 * len(present) if world == "server" else 0)
-            sizes.append(len(present) * (up_bytes + down_bytes) if world == "server" else 0)
+            down_N = np.full(nodes, down_bytes, np.int64) if lengths is None else lengths.down_N(before)
+            before, down = present, int(down_N[present].sum())
+            sizes.append(int(up_N[present].sum()) + down if world == "server" else 0)
             if experiment.secure_sum is not None:
                 spoken = protocol_bytes(attendance(experiment, present, round), nodes, sealed)
-                sizes[-1] = len(present) * down_bytes + int(sum(part.sum() for part in spoken))
+                sizes[-1] = down + int(sum(part.sum() for part in spoken))
+            told_bytes += down if world == "server" else 0
             clock += round_seconds(*told, None if world == "server" else [], up_bytes, down_bytes)
         else:
             # A schedule that looks may take the dearer of its choices, as far as the budget goes, or the longer one.
@@ -84,7 +94,10 @@ def traffic(
             if schedule.looks:
                 most = min(most, max(0, int(min(exchanges.limit, 2**62)) - spent))
             transfers.append(most)
-            sizes.append(most * up_bytes)
+            if (up_N == up_bytes).all():
+                sizes.append(most * up_bytes)
+            else:
+                sizes.append(max(sum(int(exchanges.traffic(e, present, up_N)[0].sum()) for e in ending) for ending in endings))
             clock += max(
                 round_seconds(
                     *told, [None if e.everyone else e.edges_E2 for e in ending], up_bytes, down_bytes, exchanges.adds
@@ -93,7 +106,7 @@ def traffic(
             )
         spent += transfers[-1]
         seconds.append(clock)
-    return Traffic(tuple(transfers), tuple(sizes), tuple(seconds), first, None)
+    return Traffic(tuple(transfers), tuple(sizes), tuple(seconds), first, None, told_bytes)
 
 
 def _endings(

@@ -31,13 +31,16 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-EVALUATION_ITEMS, EVALUATION_NUMBERS = 512, 400_000
-"""Items, and input numbers, of a batch at most when models are measured: 510 images of 28x28, 130 of 3x32x32."""
+EVALUATION_ITEMS, EVALUATION_NUMBERS, EVALUATION_LOGITS = 512, 400_000, 8_000_000
+"""Items, input numbers and logits of a batch at most when models are measured: 510 images of 28x28, 130 of 3x32x32, 30
+sequences of 64 tokens of 4,096."""
 
 
-def evaluation_batch(shape: tuple[int, ...]) -> int:
-    """Items of a batch when models are measured, from the shape of one: bounded, so that memory is."""
-    return min(EVALUATION_ITEMS, max(16, EVALUATION_NUMBERS // max(1, math.prod(shape))))
+def evaluation_batch(shape: tuple[int, ...], logits: int = 1) -> int:
+    """Items of a batch when models are measured, from the shape of one and its number of logits: bounded, so that
+    memory is."""
+    most = min(EVALUATION_NUMBERS // max(1, math.prod(shape)), EVALUATION_LOGITS // logits)
+    return min(EVALUATION_ITEMS, max(16, most))
 
 
 def batches(seed: int, node: int, round: int, items: int, learner: Learner, steps: int | None = None) -> list[Array]:
@@ -75,12 +78,17 @@ def descend(
     terms: Sequence[Terms],
     learner: Learner,
     lr: float,
+    moves: Sequence[Tensor] | None = None,
 ) -> None:
     """One step in place: clip the gradient, add the method's terms, let the learner move the row.
 
     A row comes in parts [..., t] that together are its trainable columns, each with its gradient, slots and terms; the
-    leading dimension, if any, is the node. Gradients are not written: two of them may be the same tensor.
+    leading dimension, if any, is the node. Gradients are not written: two of them may be the same tensor. Columns that
+    `moves` leaves out have no gradient, count in no norm, and stay as they are.
     """
+    if moves is not None:
+        grads = [grad * moving for grad, moving in zip(grads, moves, strict=True)]
+        before = [row.clone() for row in rows]
     if learner.clip_value is not None:
         grads = [grad.clamp(-learner.clip_value, learner.clip_value) for grad in grads]
     if learner.clip_norm is not None:
@@ -95,6 +103,10 @@ def descend(
         if term.drift is not None:
             grad = grad + term.drift
         learner.update(row, grad, slot, lr)
+    if moves is not None:
+        # Momentum of earlier rounds and weight decay do not move them either.
+        for row, start, moving in zip(rows, before, moves, strict=True):
+            row.copy_(start.where(~moving, row))
 
 
 @dataclass(frozen=True)
@@ -195,7 +207,8 @@ class Tally:
     steps: int = 0
     seen: int = 0
     """Labels."""
-    right: int = 0
+    right: float = 0
+    """NaN where the model has a loss of its own, and nothing is right or wrong."""
     loss: float = 0.0
     """Sum over the labels."""
 
@@ -210,6 +223,10 @@ class Trainer:
 
         self.experiment, self.resident, self.items = experiment, resident, items
         self._loss, self._dice = cross_entropy, torch.default_generator
+        self._own_loss = getattr(resident.module, "loss", None)
+        """`loss(inputs, labels)` of a module that learns something else than its labels."""
+        self._sequences = items.labels.dim() > 1
+        """Whether an item has many labels, of which those below zero do not count."""
         self._trainable = resident.row[: resident.layout.trainable]
         self._slots = self.slots = experiment.learner.fresh(self._trainable)
         split = {name: resident.split(slot) for name, slot in self._slots.items() if name != "count"}
@@ -250,7 +267,8 @@ class Trainer:
             resident.module.train()
         self._dice.manual_seed(torch_seed(experiment.seed, "modules", node, round))
         steps = self._by_batches if self._private is None else self._by_examples
-        tally = steps(task.steps, terms, node, round, lr)
+        moves = None if task.moves_T is None else resident.split(task.moves_T)
+        tally = steps(task.steps, terms, node, round, lr, moves)
         resident.store_buffers()
         if tally.steps and not math.isfinite(self._trainable.sum().item()):
             raise NodeError(
@@ -265,7 +283,9 @@ class Trainer:
             accuracy=tally.right / tally.seen if tally.seen else math.nan,
         )
 
-    def _by_batches(self, steps: int | None, terms: list[Terms], node: int, round: int, lr: float) -> Tally:
+    def _by_batches(
+        self, steps: int | None, terms: list[Terms], node: int, round: int, lr: float, moves: Sequence[Tensor] | None
+    ) -> Tally:
         """Steps along the mean gradient of a batch."""
         experiment, resident, learner = self.experiment, self.resident, self.experiment.learner
         loss_sum, correct, seen, step = 0.0, 0, 0, -1
@@ -276,12 +296,18 @@ class Trainer:
             if experiment.preprocess.crop or experiment.preprocess.flip:
                 rng = generator(experiment.seed, "augment", node, round, step)
                 inputs = augment(inputs, experiment.preprocess.crop, experiment.preprocess.flip, rng)
-            logits = module(inputs).flatten(0, -2)
-            loss = self._loss(logits, labels, label_smoothing=learner.label_smoothing)
+            if self._own_loss is None:
+                logits = module(inputs).flatten(0, -2)
+                loss = self._loss(logits, labels, label_smoothing=learner.label_smoothing)
+            else:
+                logits, loss = None, self._own_loss(inputs, labels)
             grads = resident.gradients(loss)
-            descend(resident.parts, grads, self._slot_parts, terms, learner, lr)
-            value = loss.item()
-            correct += int(np.count_nonzero(logits.detach().argmax(-1).numpy() == labels.numpy()))
+            descend(resident.parts, grads, self._slot_parts, terms, learner, lr, moves)
+            value, counted = loss.item(), len(labels)
+            if self._sequences:
+                counted = int(np.count_nonzero(labels.numpy() >= 0))
+            if logits is not None:
+                correct += int(np.count_nonzero(logits.detach().argmax(-1).numpy() == labels.numpy()))
             del grads  # The next step's can then use the same memory, which is still in cache.
             if not math.isfinite(value):
                 raise NodeError(
@@ -290,18 +316,20 @@ class Trainer:
                     "train",
                     f"the loss is {value} at local step {step}; lower learner.lr or clip gradients",
                 )
-            loss_sum += value * len(labels)
-            seen += len(labels)
-        return Tally(step + 1, seen, correct, loss_sum)
+            loss_sum += value * counted
+            seen += counted
+        return Tally(step + 1, seen, correct if self._own_loss is None else math.nan, loss_sum)
 
-    def _by_examples(self, steps: int | None, terms: list[Terms], node: int, round: int, lr: float) -> Tally:
+    def _by_examples(
+        self, steps: int | None, terms: list[Terms], node: int, round: int, lr: float, moves: Sequence[Tensor] | None
+    ) -> Tally:
         """Private steps."""
         assert self._private is not None
         learner, items = self.experiment.learner, len(self.items.shards.items_of(node))
         tally = Tally(learner.steps_for(items) if steps is None else steps)
         for number in range(tally.steps):
             step = self._private.step(node, round, number)
-            descend(self.resident.parts, step.grads, self._slot_parts, terms, learner, lr)
+            descend(self.resident.parts, step.grads, self._slot_parts, terms, learner, lr, moves)
             tally.seen += step.seen
             tally.right += step.right
             tally.loss += step.loss
@@ -313,11 +341,18 @@ class Trainer:
         from torch.nn.functional import cross_entropy
 
         module = self.resident.module.eval()
-        counts, chunk = Counts.none(classes), evaluation_batch(tuple(inputs.shape[1:]))
+        counts = Counts.none(classes)
+        chunk = evaluation_batch(tuple(inputs.shape[1:]), math.prod(labels.shape[1:]) * classes)
         with torch.inference_mode():
             for start in range(0, len(labels), chunk):
                 target = labels[start : start + chunk].flatten()
+                if self._own_loss is not None:
+                    loss = self._own_loss(inputs[start : start + chunk], labels[start : start + chunk])
+                    counts = counts + Counts.of_loss(float(loss) * len(target), len(target), classes)
+                    continue
                 logits = module(inputs[start : start + chunk]).flatten(0, -2)
+                if self._sequences:
+                    logits, target = logits[target >= 0], target[target >= 0]
                 said = logits.argmax(-1)
                 binary = classes == 2
                 counts = counts + Counts(

@@ -41,6 +41,8 @@ class Aggregator(Plug):
     """True where the result is sum_i weights_i * updates_i / sum_i weights_i, put through `finish`."""
     trusts: ClassVar[bool] = False
     """Whether it needs an update that the receiver can trust: its own on a graph, at a server that of its root data."""
+    whole: ClassVar[bool] = False
+    """Whether it works on whole rows, so that neither changes of them nor differences between them would do."""
     graph_only: ClassVar[bool] = False
     """Whether it is for receivers that have an update of their own among those they hear."""
     history: ClassVar[str] = ""

@@ -56,7 +56,13 @@ class Vmap:
             raise ExperimentError(
                 "backend = 'vmap': the model has buffers that change in training (BatchNorm?); use 'eager'"
             )
-        drawing = [type(m).__name__ for m in resident.module.modules() if "dropout" in type(m).__name__.lower()]
+        if hasattr(resident.module, "loss"):
+            raise ExperimentError("backend = 'vmap': the model has a loss of its own; use 'eager' or 'parallel'")
+        drawing = [
+            type(m).__name__
+            for m in resident.module.modules()
+            if "dropout" in type(m).__name__.lower() and getattr(m, "p", 1) != 0
+        ]
         if drawing:
             raise ExperimentError(f"backend = 'vmap': {drawing[0]} draws random numbers; use 'eager' or 'parallel'")
         self._gradient = torch.func.vmap(torch.func.grad_and_value(self._loss, has_aux=True))
@@ -78,6 +84,7 @@ class Vmap:
             reduction="none",
         )
         counts = mask_B.unsqueeze(-1).expand(labels_B.reshape(len(mask_B), -1).shape).reshape(-1).to(each.dtype)
+        counts = counts * (labels_B.flatten() >= 0)
         right = ((logits.flatten(0, -2).argmax(-1) == labels_B.flatten()) * counts).sum()
         return (each * counts).sum() / counts.sum(), right.detach()
 
@@ -207,6 +214,8 @@ class Vmap:
                 for name, slot in slots.items():
                     slot[place].copy_(given[name])
         terms = _stacked([tasks[i].terms for i in order])
+        moving = [tasks[i].moves_T for i in order]
+        moves_nT = torch.stack([m for m in moving if m is not None]) if moving[0] is not None else None
         lr = learner.rate(played, experiment.rounds)
         loss, right, seen = np.zeros(len(tasks)), np.zeros(len(tasks)), np.zeros(len(tasks))
         for step in range(max(map(len, plans), default=0)):
@@ -218,9 +227,11 @@ class Vmap:
             grads, (values, hits) = self._gradient(rows_nT[:a], inputs, labels, mask_nB)
             with torch.no_grad():
                 part = {name: slot[:a] for name, slot in slots.items()}
-                descend([rows_nT[:a]], [grads], [part], [_prefix(terms, a)], learner, lr)
+                moves = None if moves_nT is None else [moves_nT[:a]]
+                descend([rows_nT[:a]], [grads], [part], [_prefix(terms, a)], learner, lr, moves)
             _require_finite(values, active, nodes, round, f"the loss is {{}} at local step {step}")
-            items = mask_nB.sum(1).numpy() * (labels[0].numel() // labels.shape[1])
+            counted_nB = (labels.flatten(2) >= 0).sum(2) if labels.dim() > 2 else torch.ones_like(labels)
+            items = (mask_nB * counted_nB).sum(1).numpy()
             loss[:a] += values.double().numpy() * items
             right[:a] += hits.double().numpy()
             seen[:a] += items

@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from gossamer.errors import ExperimentError
 from gossamer.plugs import Plug
 
+IGNORED = -100
+"""The label of a position of a sequence that does not count: of a prompt, of padding."""
+
 
 @dataclass(frozen=True)
 class Split:
-    """Items in order: `inputs` [M, ...], `labels` [M] int64 (or [M, L] for sequences), `groups` [M] int64 or None."""
+    """Items in order: `inputs` [M, ...], `labels` [M] int64 (or [M, L] for sequences), `groups` [M] int64 or None.
+
+    A position of a sequence whose label is IGNORED does not count; every item has one that does.
+    """
 
     inputs: np.ndarray[Any, Any]
     labels: np.ndarray[Any, Any]
@@ -50,6 +57,8 @@ class Dataset:
     feature_names: tuple[str, ...] = ()
     numeric: tuple[bool, ...] = field(default=(), repr=False)
     """For tables: which features are numbers (to be standardised) rather than 0/1 indicators; empty means all."""
+    tokenizer: str = field(default="", repr=False)
+    """For texts: what made their token ids, as the JSON of the tokenizers library."""
 
     def __post_init__(self) -> None:
         for split_name, split in (("train", self.train), ("test", self.test)):
@@ -59,10 +68,19 @@ class Dataset:
                 )
             if len(split) == 0:
                 raise ExperimentError(f"data '{self.name}': {split_name} is empty")
-            if split.labels.min() < 0 or split.labels.max() >= len(self.classes):
+            counted = split.labels
+            if counted.ndim == 2:
+                empty = (counted == IGNORED).all(axis=1)
+                if empty.any():
+                    raise ExperimentError(
+                        f"data '{self.name}': {split_name} item {int(empty.argmax())} has no label that counts "
+                        f"(all are {IGNORED}); leave it out"
+                    )
+                counted = counted[counted != IGNORED]
+            if counted.min() < 0 or counted.max() >= len(self.classes):
                 raise ExperimentError(
                     f"data '{self.name}': {split_name} labels must lie in 0..{len(self.classes) - 1}, "
-                    f"found {split.labels.min()}..{split.labels.max()}"
+                    f"found {counted.min()}..{counted.max()}"
                 )
             if split.inputs.dtype != self.train.inputs.dtype or split.inputs.shape[1:] != self.train.inputs.shape[1:]:
                 raise ExperimentError(
@@ -113,6 +131,15 @@ def _as_groups(groups: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any] | No
 
 class Data(Plug):
     """Base of the data sets: `load` reads them. One file each in this folder."""
+
+    only: tuple[str, ...] = Field(
+        default=(),
+        description="names (or numbers, as text) of the classes that are used; items of others are left out, and "
+        "the classes numbered anew in the data set's own order; default: all",
+    )
+    per_class: int | None = Field(
+        default=None, ge=1, description="training items kept of each class, drawn once from the seed; default: all"
+    )
 
     def load(self, folder: Path | None) -> Dataset:
         """Read the data set; `folder` is the data folder of the experiment or of GOSSAMER_DATA, or None.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gossamer.adversary import index
 from gossamer.engines.receiving import Receiving
 from gossamer.engines.robustness import Watch
 from gossamer.engines.striking import strike
@@ -30,7 +31,7 @@ def at_server(federation: Federation, result: Round, folds: dict[str, Fold]) -> 
     struck = strike(federation, result, None)
     result.communicated, result.transfers = True, 2 * len(participants)
     result.sent_N[participants] = federation.sent_bytes.numpy()[participants]
-    result.received_N[participants] = federation.told_bytes(result.round)
+    result.received_N[participants] = federation.told_bytes(result.round)[participants]
     heard = np.setdiff1d(participants, struck.absent) if struck.absent else participants
     weights = [outcome.weight for outcome in result.outcomes if outcome.node not in struck.absent]
     if not len(heard) and len(participants):
@@ -40,8 +41,11 @@ def at_server(federation: Federation, result: Round, folds: dict[str, Fold]) -> 
         raise ExperimentError(
             f"round {result.round + 1}: the weights of all participants are zero; use weighting = 'uniform'"
         )
+    stacked: dict[str, Tensor] = {}
     if not len(heard):
         fields = {name: value.clone() for name, value in federation.received_like.items()}
+    elif federation.method.gathers:
+        fields, stacked = {}, {name: rows[index(heard)] for name, rows in federation.sent.items()}
     elif federation.folds:
         fields = {name: fold.mean() for name, fold in folds.items()}
     else:
@@ -54,7 +58,7 @@ def at_server(federation: Federation, result: Round, folds: dict[str, Fold]) -> 
             watch.server(receiving, heard, weights, fields)
             result.robustness = watch.means()
     result.seconds["exchange"] += time.perf_counter() - clock
-    _taken(federation, result, fields, heard, total)
+    _taken(federation, result, fields, heard, total, stacked, tuple(weights))
 
 
 def in_secret(federation: Federation, result: Round, sealed: SealedRound) -> None:
@@ -64,7 +68,7 @@ def in_secret(federation: Federation, result: Round, sealed: SealedRound) -> Non
     result.communicated, result.transfers = True, 2 * len(result.participants)
     result.sent_N += sealed.sent_N
     result.received_N += sealed.received_N
-    result.received_N[result.participants] += federation.told_bytes(result.round)
+    result.received_N[result.participants] += federation.told_bytes(result.round)[result.participants]
     summed = np.array(sealed.attended.summed, dtype=np.int64)
     result.summed = len(summed)
     fields, total = federation.up.received(), 0.0
@@ -75,7 +79,15 @@ def in_secret(federation: Federation, result: Round, sealed: SealedRound) -> Non
     _taken(federation, result, fields, summed, total)
 
 
-def _taken(federation: Federation, result: Round, fields: dict[str, Tensor], heard: Array, total: float) -> None:
+def _taken(
+    federation: Federation,
+    result: Round,
+    fields: dict[str, Tensor],
+    heard: Array,
+    total: float,
+    stacked: dict[str, Tensor] | None = None,
+    weights: tuple[float, ...] = (),
+) -> None:
     """Merge the mean of what was heard at the server; nothing, if nobody was, unless noise is to hide that."""
     clock = time.perf_counter()
     guard, count = federation.guard, len(heard)
@@ -89,5 +101,5 @@ def _taken(federation: Federation, result: Round, fields: dict[str, Tensor], hea
     else:
         view = federation.view(-1, result.round, heard)
     if count:
-        federation.merge(-1, Inbox(fields, count, total), view)
+        federation.merge(-1, Inbox(fields, count, total, stacked or {}, weights if stacked else ()), view)
     result.seconds["merge"] += time.perf_counter() - clock

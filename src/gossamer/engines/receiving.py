@@ -190,7 +190,7 @@ class Receiving:
                     updates_ND[place] = own_D
             elif rule.trusts:
                 own_D = federation.trusted[name].flatten()
-            elif name in federation.population.state and not federation.has_server:
+            elif name in federation.population.state and not federation.has_server and not rule.whole:
                 # Everybody's models in an all-reduce: what was changed since the mean of those they began from.
                 base_D = federation.population.state[name][index(mine)].flatten(1).mean(0)
                 updates_ND -= base_D

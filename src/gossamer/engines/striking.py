@@ -30,6 +30,9 @@ def strike(federation: Federation, result: Round, exchange: Exchange | None) -> 
     struck = adversary.strike(federation.sent, participants, result.round, heard_E2, first)
     result.rejected += len(struck.rejected) if first else 0
     if adversary.active:
+        for node in hostile.tolist() if federation.lengths.varies else ():
+            for rows in federation.sent.values():
+                rows[node] = federation.lengths.cut(rows[node], node)  # More has no place in its messages.
         bad = [n for n in np.setdiff1d(hostile, struck.absent).tolist() if not whole(federation.sent, n)]
         result.rejected += len(bad) if first else 0
         if bad and (rule := federation.experiment.aggregator).linear:

@@ -14,8 +14,8 @@ Shapes: D columns of a row, T of them trainable (first), see `gossamer.layout`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from gossamer.plugs import Plug
@@ -47,6 +47,12 @@ class Context:
     single class; a method that uses them says so in `setup`."""
     start_D: Tensor | None = None
     """The row that all nodes start from, which each can draw from the seed; None where they start apart."""
+    seed: int = 0
+    """Of the experiment, from which all can draw the same numbers."""
+    ranks: tuple[int, ...] = ()
+    """Of low-rank changes at each node, where these differ; a node's numbers beyond its own rank are zero."""
+    shared_S: Tensor | None = None
+    """The frozen weights that have low-rank changes (`Layout.shared`), for a method that merges into them."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ class Task:
     terms: Terms = Terms()
     slots: Mapping[str, Tensor] | None = None
     steps: int | None = None
+    moves_T: Tensor | None = None
+    """Which trainable columns local work moves (bool [T]); None: all."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,11 @@ class Inbox:
     fields: State
     count: int
     weight: float
+    stacked: State = field(default_factory=dict)
+    """For a method that `gathers`: the messages themselves, `stacked[name]` [n, ...] in the order of their senders;
+    `fields` is then empty."""
+    weights_n: tuple[float, ...] = ()
+    """For a method that `gathers`: the weight of each message, as their senders gave it."""
     everyone: bool = False
     """Whether this was an all-reduce: every node gets the same fields."""
     staleness: tuple[int, ...] = ()
@@ -165,6 +178,12 @@ class Method(Plug):
     one_model: ClassVar[bool] = True
     """Whether the server's row is a whole model, to be measured and taken home."""
 
+    gathers: ClassVar[bool] = False
+    """Whether `merge` takes the messages themselves instead of their aggregate (at a server)."""
+    merges_into_base: ClassVar[bool] = False
+    """Whether `merge` changes frozen weights: its state then has 'shared' [S] (`Layout.shared`), which the models of
+    all nodes are made of."""
+
     def init(self, context: Context, row_D: Tensor) -> tuple[State, State]:
         """(receiver state, node state) at the start, from the initial row.
 
@@ -185,6 +204,11 @@ class Method(Plug):
     def publish(self, state: State, view: View) -> State:
         """The message to the nodes: what the receiver's state says to those who train."""
         return {"row": state["row"]}
+
+    def besides(self, context: Context, heard: Sequence[int]) -> int:
+        """How many numbers a server sends to each node besides its message: what it added to the shared part after it
+        heard these nodes in the round before (none before the first round)."""
+        return 0
 
     def prepare(self, own: State, down: State, view: View) -> Task:
         """At one node: the local work to do."""

@@ -29,6 +29,10 @@ class Parametrisation(Plug):
         """The layout of a row of this module. What it does not list exists once per process and never changes."""
         raise NotImplementedError
 
+    def ranks(self, nodes: int) -> tuple[int, ...]:
+        """The rank of the low-rank changes at each node, where these differ from node to node; else empty."""
+        return ()
+
     def kept(self, name: str, count: int) -> int:
         """How many of the numbers of one entry of the row the model uses at a time."""
         return count

@@ -1,0 +1,31 @@
+"""Whether what adapts a model fits the rest of an experiment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gossamer.errors import ExperimentError
+from gossamer.parametrisations.lora import Lora
+
+if TYPE_CHECKING:
+    from gossamer.experiment import Experiment
+
+
+def check_adapters(experiment: Experiment) -> None:
+    """Raise ExperimentError that names the field, the value and the fix."""
+    rule, part = experiment.aggregator, experiment.parametrisation
+    if rule.whole and experiment.method.world != "graph":
+        raise ExperimentError(
+            f"aggregator.kind = '{rule.kind}': it multiplies the factors of whole models, but method.kind = "
+            f"'{experiment.method.kind}' sends changes of them to a server; use method = 'flexlora' with aggregator = "
+            "'mean'"
+        )
+    if rule.whole and not (isinstance(part, Lora) and part.train == "both" and not part.dora):
+        raise ExperimentError(
+            f"aggregator.kind = '{rule.kind}' multiplies both factors of low-rank changes; use parametrisation = 'lora' "
+            "with train = 'both', or aggregator = 'mean'"
+        )
+    if getattr(experiment.model, "base", "") and experiment.init.kind != "default":
+        raise ExperimentError(
+            f"init.kind = '{experiment.init.kind}' would draw the weights of model.base anew; leave it out"
+        )

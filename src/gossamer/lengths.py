@@ -1,0 +1,128 @@
+"""Rows and messages of different length: nodes whose low-rank changes have different ranks, and what a server tells
+besides its message.
+
+All rows have room for the largest rank. What a node has no rank for is zero in its row, stays zero in training, and is
+not sent: such numbers count in no message.
+
+Shapes: N nodes, D columns of a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gossamer import wire
+from gossamer.coding import Chain
+from gossamer.errors import ExperimentError
+from gossamer.lowrank import held
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from gossamer.experiment import Experiment
+    from gossamer.methods import Context, Task
+
+Array = np.ndarray[Any, Any]
+
+EVERYWHERE = "give all nodes one rank: parametrisation.rank = "
+
+
+class Lengths:
+    """The bytes of every node's messages, and what of a row it has."""
+
+    def __init__(
+        self, experiment: Experiment, context: Context, up: Chain, down: Chain, up_bytes: int, down_bytes: int
+    ) -> None:
+        """`up_bytes` and `down_bytes` are those of whole messages. Raises ExperimentError where something in the
+        experiment could not do with rows of different length."""
+        self.method, self.context = experiment.method, context
+        if self.varies:
+            _check(experiment, up, context)
+        self._up, self._down, self._whole = up, down, (up_bytes, down_bytes)
+        self._sizes: dict[tuple[bool, int, int], int] = {}
+
+    @property
+    def varies(self) -> bool:
+        """Whether nodes have rows of different length."""
+        return bool(self.context.ranks)
+
+    @cached_property
+    def _held(self) -> dict[int, Tensor]:
+        return {rank: held(self.context.layout, rank) for rank in set(self.context.ranks)}
+
+    def within(self, task: Task, node: int) -> Task:
+        """The task on as much of its row as the node has: the rest is zero, and stays zero whatever the learner does."""
+        if not self.varies or node < 0:
+            return task
+        held_D = self._held[self.context.ranks[node]]
+        moves_T = held_D[: self.context.layout.trainable]
+        return dataclasses.replace(
+            task, row=task.row * held_D, moves_T=moves_T if task.moves_T is None else task.moves_T & moves_T
+        )
+
+    def cut(self, row_D: Tensor, node: int) -> Tensor:
+        """The row with what this node has no rank for set to zero; a node of -1 is a server, which has all."""
+        if not self.varies or node < 0:
+            return row_D
+        return row_D * self._held[self.context.ranks[node]]
+
+    @cached_property
+    def up_N(self) -> Array:
+        """Bytes of each node's message."""
+        if not self.varies:
+            return np.full(self.context.nodes, self._whole[0], np.int64)
+        return np.array([self._size(True, rank, 0) for rank in self.context.ranks], np.int64)
+
+    def down_N(self, before: Sequence[int] | Array | None) -> Array:
+        """Bytes of what a server sends each node that takes part, after it heard the nodes `before` a round ago (None:
+        before the first round)."""
+        besides = 0 if before is None else self.method.besides(self.context, [int(node) for node in before])
+        if not self.varies:
+            size = self._size(False, 0, besides) if besides else self._whole[1]
+            return np.full(self.context.nodes, size, np.int64)
+        return np.array([self._size(False, rank, besides) for rank in self.context.ranks], np.int64)
+
+    def _size(self, up: bool, rank: int, besides: int) -> int:
+        """Bytes of a message of a node, or to a node, of this rank (0: of whole length)."""
+        found = self._sizes.get((up, rank, besides))
+        if found is None:
+            import torch
+
+            chain, layout = self._up if up else self._down, self.context.layout
+            like = dict(chain.outlines[0])
+            if rank:
+                count = int(self._held[rank].sum())
+                like = {name: v[:count] if tuple(v.shape) == (layout.size,) else v for name, v in like.items()}
+            sent = Chain(chain.steps, like, layout, chain.seed, chain.purpose).sent
+            if besides:
+                number = next(iter(sent.values()))
+                sent = {**sent, "shared": torch.empty(besides, dtype=number.dtype, device="meta")}
+            found = self._sizes[up, rank, besides] = wire.size(sent)
+        return found
+
+
+def _check(experiment: Experiment, up: Chain, context: Context) -> None:
+    """Raise ExperimentError for what works on rows of one length only."""
+    ranks, method = f"{EVERYWHERE}{max(context.ranks)}", experiment.method
+    if other := [name for name, value in up.outlines[0].items() if tuple(value.shape) != (context.layout.size,)]:
+        raise ExperimentError(
+            f"method.kind = '{method.kind}': nodes of different rank send their rows only, and it sends '{other[0]}'; "
+            f"use another method, such as 'flexlora', or {ranks}"
+        )
+    for step in (*experiment.transforms, *experiment.downlink):
+        if step.kind != "cast":
+            raise ExperimentError(
+                f"transforms: '{step.kind}' works on whole rows, of which nodes of smaller rank have none; use 'cast', "
+                f"or {ranks}"
+            )
+    if experiment.secure_sum is not None or experiment.privacy.guards in ("changes", "sums"):
+        what = "secure_sum" if experiment.secure_sum is not None else f"privacy.kind = '{experiment.privacy.kind}'"
+        raise ExperimentError(f"{what}: its masks or noise would tell and fill what nodes have no rank for; {ranks}")
+    if getattr(experiment.attack, "aim", "") == "neighbour":
+        raise ExperimentError(f"attack.aim = 'neighbour': messages of nodes of different rank are cut once; {ranks}")
