@@ -110,7 +110,8 @@ class Lengths:
 def _check(experiment: Experiment, up: Chain, context: Context) -> None:
     """Raise ExperimentError for what works on rows of one length only."""
     ranks, method = f"{EVERYWHERE}{max(context.ranks)}", experiment.method
-    if other := [name for name, value in up.outlines[0].items() if tuple(value.shape) != (context.layout.size,)]:
+    rows = {name: tuple(value.shape) == (context.layout.size,) for name, value in up.outlines[0].items()}
+    if other := [name for place, name in enumerate(rows) if place or not rows[name]]:
         raise ExperimentError(
             f"method.kind = '{method.kind}': nodes of different rank send their rows only, and it sends '{other[0]}'; "
             f"use another method, such as 'flexlora', or {ranks}"

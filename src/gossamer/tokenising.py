@@ -136,7 +136,7 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]
 def surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The ids that a tokenizer puts before and after a text."""
     found = _plain(tokenizer).encode("a")
-    own = [position for position, special in enumerate(found.special_tokens_mask) if not special]
+    own = [place for place, special in enumerate(found.special_tokens_mask) if not special] or [len(found.ids)]
     return found.ids[: own[0]], found.ids[own[-1] + 1 :]
 
 

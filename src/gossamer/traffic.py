@@ -97,7 +97,8 @@ def traffic(
             if (up_N == up_bytes).all():
                 sizes.append(most * up_bytes)
             else:
-                sizes.append(max(sum(int(exchanges.traffic(e, present, up_N)[0].sum()) for e in ending) for ending in endings))
+                ways = ([exchanges.traffic(e, present, up_N)[0].sum() for e in ending] for ending in endings)
+                sizes.append(max(int(sum(way)) for way in ways))
             clock += max(
                 round_seconds(
                     *told, [None if e.everyone else e.edges_E2 for e in ending], up_bytes, down_bytes, exchanges.adds

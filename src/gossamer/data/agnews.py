@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from gossamer.data import Dataset
 from gossamer.data.formats import DataFile, Origin
+from gossamer.data.tabular import indices
 from gossamer.data.texts import Length, TextData, Texts, columns
 
 ORIGIN = Origin(
@@ -20,6 +20,7 @@ ORIGIN = Origin(
         "test.jsonl": "85c7156fae1bd080331862111be926b0b3969bfa93593488782c3db381b4e7be",
     },
 )
+CLASSES = ("World", "Sports", "Business", "Sci/Tech")
 
 
 class AGNews(TextData):
@@ -41,7 +42,7 @@ class AGNews(TextData):
             "agnews",
             items(train),
             items(test),
-            classes=("World", "Sports", "Business", "Sci/Tech"),
+            classes=CLASSES,
             licence="research and other non-commercial use (AG corpus)",
         )
 
@@ -50,4 +51,4 @@ def items(file: DataFile) -> Texts:
     """Titles and texts in one, and the labels. Raises DataError."""
     labels, titles, texts = columns(file, "label", "title", "text")
     both = [f"{title} {text}".replace("\\", " ") for title, text in zip(titles, texts, strict=True)]
-    return Texts(both, np.array(labels, dtype=np.int64))
+    return Texts(both, indices(labels, map(str, range(len(CLASSES)))))

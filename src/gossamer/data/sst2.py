@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from gossamer.data import Dataset
 from gossamer.data.formats import DataFile, Origin
+from gossamer.data.tabular import indices
 from gossamer.data.texts import Length, TextData, Texts, columns
 
 ORIGIN = Origin(
@@ -20,6 +20,7 @@ ORIGIN = Origin(
         "test.jsonl": "ac802bb00fb2d5dfdc8c512927b251d0c07c632cd193421b58ae26fe5c798f56",
     },
 )
+CLASSES = ("negative", "positive")
 
 
 class SST2(TextData):
@@ -38,7 +39,7 @@ class SST2(TextData):
             "sst2",
             items(train),
             items(test),
-            classes=("negative", "positive"),
+            classes=CLASSES,
             licence="none stated; research use with citation",
         )
 
@@ -46,4 +47,4 @@ class SST2(TextData):
 def items(file: DataFile) -> Texts:
     """Sentences and labels. Raises DataError."""
     labels, texts = columns(file, "label", "text")
-    return Texts(texts, np.array(labels, dtype=np.int64))
+    return Texts(texts, indices(labels, map(str, range(len(CLASSES)))))

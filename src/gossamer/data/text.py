@@ -91,8 +91,11 @@ class Text(TextData):
             f"data.{field} = '{name}' must name a good copy of it, below the data folder or as a path, and "
             "data.text_column, data.label_column and data.group what is in it"
         )
-        keys = (self.text_column, self.label_column, *([self.group] if self.group else []))
-        texts, labels, *groups = SUFFIXES[suffix](read_file(user_path(folder, name), remedy), *keys)
+        file = read_file(user_path(folder, name), remedy)
+        keys = (self.text_column, self.label_column, *([self.group] if self.group and field == "train" else []))
+        texts, labels, *groups = SUFFIXES[suffix](file, *keys)
+        if "" in labels:
+            raise file.fault(f"has an empty '{self.label_column}' in record {labels.index('') + 1}")
         return Part(name, texts, labels, groups[0] if groups else None)
 
 

@@ -97,8 +97,8 @@ class TextData(Data):
     ) -> Dataset:
         """Running texts, each with its name, as a data set: windows [M, L] and the token after each position.
 
-        With more than one text that is long enough for a window, each is a natural group. Raises ExperimentError where
-        none is.
+        Of several training texts each is a natural group, if it is long enough for a window. Raises ExperimentError
+        where none is.
         """
         tokenizer = self.tokenizer_for(folder, [text for _, text in train], "<bos>")
         before, _ = surroundings(tokenizer)
@@ -112,16 +112,14 @@ class TextData(Data):
                     f"{max(map(len, ids), default=0)}); lower data.length"
                 )
             parts.append(found)
-        long = [number for number, (inputs, _) in enumerate(parts[0]) if len(inputs)]
-        group_names = distinct([train[number][0] for number in long]) if len(long) > 1 else ()
-        groups = np.repeat(np.arange(len(long)), [len(parts[0][number][0]) for number in long]) if group_names else None
+        groups = np.repeat(np.arange(len(train)), [len(inputs) for inputs, _ in parts[0]]) if len(train) > 1 else None
         splits = [Split(*(np.concatenate(arrays) for arrays in zip(*found, strict=True))) for found in parts]
         return Dataset(
             name,
             Split(splits[0].inputs, splits[0].labels, groups),
             splits[1],
             tokens(tokenizer),
-            group_names,
+            () if groups is None else distinct([title for title, _ in train]),
             licence=licence,
             tokenizer=tokenizer.to_str(),
         )
@@ -172,7 +170,7 @@ def table_columns(file: DataFile, *keys: str) -> list[list[str]]:
     for key in keys:
         if key not in table:
             raise file.fault(f"has no column '{key}' (its columns: {', '.join(table)})")
-    return [[cell or "" for cell in table[key]] for key in keys]
+    return [[str(cell) for cell in table[key]] for key in keys]
 
 
 def cell(record: Mapping[str, Any], key: str, number: int, file: DataFile) -> str:

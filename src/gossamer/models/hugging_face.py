@@ -150,6 +150,7 @@ class HuggingFace(Model):
 
         maker = getattr(library("transformers"), CLASSES[task])
         config.dtype = torch.float32
+        config.architectures = config.architectures or []  # Which the library asks for, but leaves at None.
         attention = "eager" if self.attention == "eager" else None
         try:
             if folder is None:

@@ -50,6 +50,7 @@ class MaskedAutoencoder(Model):
             config = fresh_config(transformers.ViTMAEConfig, values)
             self._check(config, shape)
             model = transformers.ViTMAEForPreTraining(config)
+        _place(model, config.image_size // config.patch_size)
         module: nn.Module = _wrapper()(model)
         return module.train()
 
@@ -71,6 +72,28 @@ class MaskedAutoencoder(Model):
         for field in ("hidden_size", "decoder_hidden_size"):
             if getattr(config, field) % 4:
                 raise ExperimentError(f"model.config.{field} = {getattr(config, field)} must be a multiple of 4")
+
+
+def positions(side: int, width: int) -> Tensor:
+    """Where patches are in a grid [side, side]: sines and cosines of column and row, [1, 1 + side^2, width].
+
+    The first row, of the class token, is zero. Frequencies fall from 1 to nearly 1 / 10,000.
+    """
+    import torch
+
+    frequencies_F = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles_SF = torch.outer(torch.arange(side, dtype=torch.float64), frequencies_F)
+    waves_S = torch.cat([angles_SF.sin(), angles_SF.cos()], dim=1)
+    columns, rows = waves_S.repeat(side, 1), waves_S.repeat_interleave(side, dim=0)
+    patches_PD = torch.cat([columns, rows], dim=1)
+    return torch.cat([patches_PD.new_zeros(1, width), patches_PD])[None]
+
+
+def _place(model: nn.Module, side: int) -> None:
+    """Set the positions, of encoder and decoder, which the library leaves at zero where it reads no weights."""
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data.copy_(positions(side, parameter.shape[-1]))
 
 
 @functools.cache

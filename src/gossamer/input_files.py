@@ -1,0 +1,99 @@
+"""Files that tell other libraries what goes into a model: of texts the tokenizer, of images size and normalisation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gossamer.bases import with_base
+from gossamer.groundwork import deal, load_dataset
+from gossamer.normalisation import pooled_moments
+from gossamer.tokenising import end_id, load, padding_id
+from gossamer.wrapping import sides
+
+if TYPE_CHECKING:
+    from gossamer.runs import Run
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+BILINEAR = 2
+"""What the libraries call it."""
+
+
+def write_input_files(run: Run, folder: Path, config: Any, node: int | None = None) -> None:
+    """Write tokenizer.json and tokenizer_config.json for a model of texts, preprocessor_config.json for one of images
+    (as a node normalises them, where nodes do so themselves).
+
+    `config` is that of the model. Raises DataError where that takes the data set, and it is not at hand.
+    """
+    if len(run.record["input_shape"]) == 3:
+        write_processor(run, folder, config, node)
+    else:
+        write_tokenizer(run, folder)
+
+
+def write_tokenizer(run: Run, folder: Path) -> None:
+    """The tokenizer of the model's base, or else of the data."""
+    experiment = run.experiment
+    base = Path(str(getattr(with_base(experiment.model), "base", ""))).expanduser()
+    if (base / TOKENIZER[0]).is_file():
+        for name in TOKENIZER:
+            if (base / name).is_file():
+                shutil.copy(base / name, folder / name)
+        return
+    text = load_dataset(experiment).tokenizer
+    if not text:
+        return  # Numbers that were given as such.
+    tokenizer = load(text)
+    names = {"pad_token": padding_id(tokenizer), "eos_token": end_id(tokenizer)}
+    names |= {"bos_token": tokenizer.token_to_id("<bos>"), "cls_token": tokenizer.token_to_id("<cls>")}
+    table = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": run.record["input_shape"][0],
+        **{name: tokenizer.id_to_token(number) for name, number in names.items() if number is not None},
+    }
+    (folder / TOKENIZER[0]).write_text(text, encoding="utf-8")
+    (folder / TOKENIZER[1]).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+def write_processor(run: Run, folder: Path, config: Any, node: int | None = None) -> None:
+    """How pixels become the numbers that the model was trained on."""
+    mean_F, std_F = (list(map(float, values)) for values in scales(run, node))
+    height, width = sides(getattr(config, "image_size", None)) or run.record["input_shape"][1:]
+    table = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": BILINEAR,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": repeated(mean_F, config.num_channels),
+        "image_std": repeated(std_F, config.num_channels),
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+def repeated(values: Sequence[float], channels: int) -> list[float]:
+    """A value for each channel; one for all is repeated, as a grey image is."""
+    return list(values) * channels if len(values) == 1 else list(values)
+
+
+def scales(run: Run, node: int | None = None) -> tuple[Any, Any]:
+    """Mean and standard deviation [F] by which images are normalised: of all nodes, or as a node does it itself."""
+    experiment = run.experiment
+    channels = run.record["input_shape"][0]
+    if experiment.preprocess.normalise == "none":
+        return np.zeros(channels), np.ones(channels)
+    dataset = load_dataset(experiment)
+    shards, _ = deal(experiment, dataset)
+    pooled = pooled_moments(dataset, experiment.preprocess.normalise, shards.train, shards.draw_NC)
+    if node is None or shards.node_affine is None:
+        return pooled.mean_F, pooled.std_F
+    scale_F, offset_F = (values_NF[node] for values_NF in shards.node_affine)
+    # ((x - mean) / std) * scale + offset = (x - (mean - offset * std / scale)) / (std / scale)
+    return pooled.mean_F - offset_F * pooled.std_F / scale_F, pooled.std_F / scale_F
