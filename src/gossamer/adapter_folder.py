@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer.bases import with_base
 from gossamer.errors import RunError
-from gossamer.merging import kind_of, no_form, plain, require_plain, save, task_of, tuned
+from gossamer.merging import kind_of, label, no_form, plain, require_plain, task_of, tuned
 from gossamer.models.hugging_face import CLASSES, Task
 from gossamer.parametrisations.lora import Lora
 from gossamer.parametrisations.peft import Peft
@@ -34,10 +34,11 @@ def write_adapter(run: Run, module: nn.Module, folder: Path) -> nn.Module:
     saved = [head for head in heads if not any(f"{name}.".startswith(f"{head}.") for name in changed)]
     known = _known_base(run, base, saved, task)
     if not known:
-        save(base.model, folder / "base", task, run.record["classes"])
-    configuration.base_model_name_or_path = known or "base"
+        label(base.model, task, run.record["classes"])
+        base.model.save_pretrained(folder / "base")
     _keep_heads(configuration, saved, task)
     adapted = peft.get_peft_model(base.model, configuration)
+    configuration.base_model_name_or_path = known or "base"
     _fill(run, adapted, module, heads)
     adapted.save_pretrained(folder, save_embedding_layers=False)
     loaded: Any = plain(run)

@@ -45,5 +45,5 @@ def _of(module: nn.Module, inputs_M: Array) -> Array:
     size = evaluation_batch(inputs_M.shape[1:])
     with torch.no_grad():
         parts = [features(module, torch.from_numpy(inputs_M[i : i + size])) for i in range(0, len(inputs_M), size)]
-    found: Array = torch.cat(parts).numpy()
+    found: Array = torch.cat(parts).to(torch.from_numpy(inputs_M[:0]).dtype).numpy()
     return found

@@ -25,6 +25,10 @@ def check_adapters(experiment: Experiment) -> None:
             f"aggregator.kind = '{rule.kind}' multiplies both factors of low-rank changes; use parametrisation = 'lora' "
             "with train = 'both', or aggregator = 'mean'"
         )
+    if getattr(experiment.model, "precision", "float32") != "float32" and experiment.dtype == "float64":
+        raise ExperimentError(
+            f"model.precision = '{getattr(experiment.model, 'precision', '')}' rounds what dtype = 'float64' is for; use 'float32'"
+        )
     if getattr(experiment.model, "base", "") and experiment.init.kind != "default":
         raise ExperimentError(
             f"init.kind = '{experiment.init.kind}' would draw the weights of model.base anew; leave it out"

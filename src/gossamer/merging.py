@@ -4,7 +4,6 @@ merged into its weights."""
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import RunError
@@ -65,13 +64,12 @@ def require_plain(run: Run, module: nn.Module) -> None:
         raise RunError(no_form(run, f"it adds '{odd[0]}', for which no library has a place"))
 
 
-def save(model: Any, folder: Path, task: Task | None, classes: Collection[str]) -> None:
-    """The model as config.json, with the names of the classes, and model.safetensors."""
+def label(model: Any, task: Task | None, classes: Collection[str]) -> None:
+    """Write the names of the classes into the config of a model that is to be saved."""
     if task in ("image_classification", "text_classification"):
         model.config.id2label = dict(enumerate(classes))
         model.config.label2id = {name: number for number, name in enumerate(classes)}
     model.config._name_or_path = ""  # Where it was loaded from is nobody's business.
-    model.save_pretrained(folder)
 
 
 def task_of(module: nn.Module) -> Task:

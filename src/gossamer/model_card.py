@@ -5,7 +5,7 @@ All of it is read from the record of the run; nothing is claimed that was not me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -49,7 +49,7 @@ def model_card(run: Run, subject: Subject) -> str:
         "Privacy": _privacy(run),
         "Results": _listed(_results(run, subject.node)),
         "Limits": _limits(run, subject),
-        "Versions": ", ".join(f"{name} {number}" for name, number in _versions(run).items()),
+        "Versions": ", ".join(f"{name} {number}" for name, number in _versions(run, subject).items()),
     }
     told = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"{_front(run, subject)}\n\n# {run.name}\n\n{_lede(run, subject)}\n\n{told}\n"
@@ -148,9 +148,7 @@ def _data(run: Run) -> list[str]:
     lines = [f"`{in_words('data', asked['data'])}`; licence: {record['licence'] or 'not known'}"]
     counted = f"{units.count(sum(samples))} training items"
     if record["nodes"] > 1:
-        counted += (
-            f" at {record['nodes']} nodes, {_range(samples)} each, split by {in_words('partition', asked['partition'])}"
-        )
+        counted += f" at {record['nodes']} nodes, {_range(samples)} each, split by {_in_full(asked['partition'])}"
     lines.append(f"{counted}; {units.count(sum(held))} more were kept aside for validation")
     if len(record["input_shape"]) == 3:
         lines.append(f"images of {shape} (channels, height, width), normalised: {asked['preprocess']['normalise']}")
@@ -162,31 +160,26 @@ def _data(run: Run) -> list[str]:
 def _training(run: Run, subject: Subject) -> list[str]:
     record, asked, learner = run.record, run.record["experiment"], run.experiment.learner
     rounds, world = run.rounds.to_pydict(), record["world"]
-    method, steps = in_words("method", asked["method"]), [learner.steps_for(count) for count in record["samples"]]
-    share = record["trainable"] / subject.parameters
+    steps = _range([learner.steps_for(count) for count in record["samples"]])
+    taking_part, sent = fmean(rounds["participants"]), sum(rounds["bytes"])
+    some = (
+        f", {taking_part:.3g} of {record['nodes']} nodes taking part in each" if taking_part < record["nodes"] else ""
+    )
+    trained, whole = units.count(record["trainable"]), units.count(subject.parameters)
+    share = f"{100 * record['trainable'] / subject.parameters:.3g} %"
     lines = [
-        f"method `{method}`"
-        + (f" on the graph `{in_words('topology', asked['topology'])}`" if world == "graph" else "")
+        f"method {_in_full(asked['method'])}" + (f", graph {_in_full(asked['topology'])}" if world == "graph" else ""),
+        f"{len(rounds['round'])} rounds{some}; local work: {steps} steps of {learner.batch_size} items",
+        f"learner {_in_full(asked['learner'])}",
+        f"parametrisation {_in_full(asked['parametrisation'])}: {trained} numbers trained, {share} of {whole}",
     ]
-    taking_part = fmean(rounds["participants"])
-    told = f", {taking_part:.3g} of {record['nodes']} nodes taking part" if taking_part < record["nodes"] else ""
-    lines.append(
-        f"{len(rounds['round'])} rounds{told}; local work: {_range(steps)} steps of {learner.batch_size} items"
-    )
-    lines.append(f"learner `{in_words('learner', asked['learner'])}`")
-    lines.append(
-        f"parametrisation `{in_words('parametrisation', asked['parametrisation'])}`: {units.count(record['trainable'])} "
-        f"of {units.count(subject.parameters)} parameters trained ({100 * share:.3g} %)"
-    )
-    if sum(rounds["bytes"]):
+    if sent:
         up, down = (units.size(record["message_bytes"][way]) for way in ("up", "down"))
-        sent = f"sends {up} and hears {down}" if world == "server" else f"sends {up} to each neighbour"
-        lines.append(f"in a round a node {sent}; all rounds of all nodes together: {units.size(sum(rounds['bytes']))}")
+        told = f"sends {up} and hears {down}" if world == "server" else f"sends {up} to each neighbour"
+        lines.append(f"in a round a node {told}; all nodes in all rounds: {units.size(sent)}")
     if record["hostile"]:
-        lines.append(
-            f"{len(record['hostile'])} of the nodes were hostile (attack `{asked['attack']['kind']}`, rule "
-            f"`{asked['aggregator']['kind']}`)"
-        )
+        attack, rule = (_in_full(asked[choice]) for choice in ("attack", "aggregator"))
+        lines.append(f"{len(record['hostile'])} of the nodes were hostile: attack {attack}, rule {rule}")
     return lines
 
 
@@ -196,8 +189,8 @@ def _privacy(run: Run) -> str:
         return "None: training was not differentially private."
     spent = "infinite (no noise)" if told["epsilon"] is None else f"{told['epsilon']:.4g}"
     lines = [
-        f"epsilon {spent} at delta {told['delta']:g}, for one {told['unit']} ({told['adjacency'].replace('_', ' ')}), by "
-        f"the accountant {told['accountant']}",
+        f"epsilon {spent} at delta {told['delta']:g}, for one {told['unit']} ({told['adjacency'].replace('_', ' ')}), "
+        f"by the accountant {told['accountant']}",
         f"mechanism `{told['kind']}`: clipped to {told['clip']:g}, noise multiplier {told['noise_multiplier']:.4g}",
         f"hides {told['hides']}" if told["epsilon"] is not None else "hides nothing",
     ]
@@ -238,13 +231,19 @@ def _limits(run: Run, subject: Subject) -> str:
     return " ".join(lines)
 
 
-def _versions(run: Run) -> dict[str, str]:
-    names = (
-        ("transformers", "peft")
-        if run.record["experiment"]["parametrisation"]["kind"] in ("lora", "peft")
-        else ("transformers",)
-    )
-    return {**run.record["versions"], **{name: library(name).__version__ for name in names}}
+def _versions(run: Run, subject: Subject) -> dict[str, str]:
+    libraries = ("transformers", "peft") if subject.form == "adapter" else ("transformers",)
+    return {**run.record["versions"], **{name: library(name).__version__ for name in libraries}}
+
+
+def _in_full(table: Mapping[str, Any]) -> str:
+    """A choice of an experiment with all its settings that are not nothing."""
+    told = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in table.items()
+        if name != "kind" and value not in (0, "", [], {})
+    ]
+    return f"`{table['kind']}`" + (f" ({', '.join(told)})" if told else "")
 
 
 def _few(names: Sequence[str]) -> str:

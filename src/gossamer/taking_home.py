@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gossamer.adapter_folder import write_adapter
 from gossamer.errors import RunError
 from gossamer.input_files import write_input_files
-from gossamer.merging import merged, no_form, plain, save, task_of
+from gossamer.merging import label, merged, no_form, plain, task_of
 from gossamer.model_card import Subject, model_card
 from gossamer.models.hugging_face import CLASSES, HuggingFace
 from gossamer.randomness import generator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gossamer.runs import Run
 
 Form = Literal["adapter", "merged"]
-ALIKE = 1e-3
+ALIKE = 1e-4
 """Outputs of a folder may differ by this share of the largest one: more than rounding makes, less than a mistake."""
 
 
@@ -65,8 +65,8 @@ def _require(run: Run, form: Form, place: Path) -> None:
     experiment = run.experiment
     if not isinstance(experiment.model, HuggingFace):
         raise RunError(
-            f"--as {form}: model.kind = '{experiment.model.kind}' is no model of the transformers library; without --as "
-            f"its state is written as safetensors"
+            f"--as {form}: model.kind = '{experiment.model.kind}' is no model of the transformers library; leave --as "
+            "away, and its state is written as safetensors"
         )
     if run.record["status"] != "finished":
         raise RunError(f"{run.folder} has not finished ({run.record['status']}); go on: gossamer resume {run.folder}")
@@ -74,8 +74,8 @@ def _require(run: Run, form: Form, place: Path) -> None:
         raise RunError(f"{place} exists and is not empty; name another folder with --to")
     if form == "merged" and experiment.model.bits is not None:
         raise RunError(
-            f"--as merged: model.bits = {experiment.model.bits}: changes cannot be added exactly to weights in few bits; "
-            "use --as adapter"
+            f"--as merged: model.bits = {experiment.model.bits}: changes cannot be added exactly to weights in so few "
+            "bits; use --as adapter"
         )
     if form == "adapter" and experiment.method.merges_into_base:
         raise RunError(
@@ -86,7 +86,7 @@ def _require(run: Run, form: Form, place: Path) -> None:
 
 @contextmanager
 def whole_folder(place: Path) -> Iterator[Path]:
-    """A folder to write aside; on leaving it takes the place of what was there, so that `place` is whole or as before."""
+    """A folder to write aside; on leaving it takes the place of what was there: `place` is whole, or as it was."""
     aside, before = (place.with_name(f".{place.name}.{os.getpid()}{end}") for end in ("", ".before"))
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -105,7 +105,8 @@ def _write_merged(run: Run, module: nn.Module, folder: Path) -> nn.Module:
     """config.json and model.safetensors; returns the module with the model that was loaded from these."""
     whole: Any = merged(run, module)
     task = task_of(whole)
-    save(whole.model, folder, task, run.record["classes"])
+    label(whole.model, task, run.record["classes"])
+    whole.model.save_pretrained(folder)
     whole.model = getattr(library("transformers"), CLASSES[task]).from_pretrained(folder, local_files_only=True)
     found: nn.Module = whole
     return found
@@ -125,13 +126,13 @@ def _trial(run: Run, module: Any) -> Tensor:
 
 
 def _outputs(module: nn.Module, inputs_B: Tensor) -> Tensor:
-    """The logits of inputs, in float64."""
+    """The logits of inputs, in float64; of a text those of its own tokens, not of prompts before it."""
     import torch
 
     dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
     with torch.no_grad():
         logits: Tensor = module.eval()(inputs_B.to(dtype) if inputs_B.is_floating_point() else inputs_B)
-    return logits.double()
+    return logits[:, -inputs_B.shape[1] :].double() if logits.dim() == 3 else logits.double()
 
 
 def _compare(run: Run, form: Form, found: Tensor, expected: Tensor) -> None:

@@ -215,7 +215,7 @@ def _wrappers() -> tuple[type[nn.Module], type[nn.Module]]:
         @property
         def padding(self) -> int:
             """The token id that stands for no token."""
-            found = self.config.get_text_config().pad_token_id
+            found = getattr(self.config.get_text_config(), "pad_token_id", None)
             return 0 if found is None else int(found)
 
     return Images, Texts

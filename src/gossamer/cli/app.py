@@ -9,7 +9,7 @@ import sys
 import typer
 
 from gossamer import __version__
-from gossamer.cli import audit, files, results, running, study, system, worst
+from gossamer.cli import audit, files, pretrain, results, running, study, system, worst
 from gossamer.errors import GossamerError, NodeError
 
 CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (running, study, files, results, worst, audit, system):
+for group in (running, pretrain, study, files, results, worst, audit, system):
     app.add_typer(group.app)
 
 

@@ -217,20 +217,33 @@ def report(
 
 
 @app.command(
-    epilog="Examples:\n\n  gossamer export runs/first-fedavg-s0\n\n  gossamer export RUN --format parquet --to out"
+    epilog="Examples:\n\n  gossamer export runs/first-fedavg-s0\n\n  gossamer export RUN --format parquet --to out\n\n"
+    "  gossamer export RUN --as adapter --to my-adapter"
 )
 def export(
     run_folder: RunFolder,
     to: Annotated[Path | None, typer.Option("--to", help="Folder to write to; default: export in the run's.")] = None,
     format_: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Of the tables.")] = "csv",
+    as_: Annotated[
+        Literal["adapter", "merged"] | None,
+        typer.Option("--as", help="The model alone, for peft (adapter) or transformers (merged), with a model card."),
+    ] = None,
     node: Annotated[int | None, typer.Option("--node", help="This node's model instead of the common one.")] = None,
     json: Json = False,
 ) -> None:
-    """Export a run: its tables as CSV or Parquet, its model as safetensors."""
+    """Export a run: its tables as CSV or Parquet, its model as safetensors.
+
+    With --as instead: an adapted model as a folder that PeftModel.from_pretrained, or from_pretrained, loads.
+    """
     from gossamer.export import export_model, export_tables
     from gossamer.runs import open_run
 
     run = open_run(run_folder)
+    if as_ is not None:
+        from gossamer.taking_home import take_home
+
+        _tell(sorted(path for path in take_home(run, as_, to, node).rglob("*") if path.is_file()), json)
+        return
     place = to or run.folder / "export"
     written = [*export_tables(run, place, format_)]
     common = (run.folder / "model.safetensors").is_file()
@@ -238,6 +251,11 @@ def export(
         written.append(export_model(run, place, node))
     else:
         say("there is no common model; name a node's with --node")
+    _tell(written, json)
+
+
+def _tell(written: list[Path], json: bool) -> None:
+    """The files that were written."""
     if json:
         emit({"files": written})
     else:

@@ -84,7 +84,7 @@ class HuggingFace(Model):
             if task != "causal_lm":
                 config.num_labels = classes
             if task == "text_classification" and (
-                config.pad_token_id is None or (folder is None and "pad_token_id" not in self.config)
+                getattr(config, "pad_token_id", None) is None or (folder is None and "pad_token_id" not in self.config)
             ):
                 # That of data. Decoders look for the last token that is none of these.
                 config.pad_token_id = 0
@@ -107,11 +107,9 @@ class HuggingFace(Model):
     def _config(self, folder: Path | None, shape: tuple[int, ...], classes: int) -> Any:
         """The transformers config: the base's with the values given, or the values with those that the data have."""
         if folder is not None:
-            config = stored_config(self.base, folder, self.config)
-        else:
-            kind = config_class(self.config)
-            config = fresh_config(kind, {**self._from_data(kind, shape, classes), **self.config})
-        return config
+            return stored_config(self.base, folder, self.config)
+        kind = config_class(self.config)
+        return fresh_config(kind, {**self._from_data(kind, shape, classes), **self.config})
 
     def _from_data(self, kind: Any, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
         """What the data say of a fresh model."""
