@@ -293,7 +293,8 @@ def main() -> None:
         nodes, workers = asked.numbers
         backend = {"backend": "parallel", "workers": workers} if workers else {"backend": "eager"}
         with tempfile.TemporaryDirectory() as place:
-            gossamer.run(experiment(SMALL, nodes, rounds=2, **backend), Path(place) / "run")
+            learner = {"lr": LR, "batch_size": 2, "steps": 1}
+            gossamer.run(experiment(SMALL, nodes, rounds=2, learner=learner, **backend), Path(place) / "run")
         return
     found = times() if asked.what == "time" else memory()
     from importlib.metadata import version

@@ -172,9 +172,9 @@ def test_heads_that_are_not_one_layer_at_the_end_are_refused() -> None:
         (Twice(after=True), torch.randn(2, 4), "not yet its result"),
         (Twice(after=False), torch.randn(2, 4), "used 2 times"),
     ]
-    for module, given, why in cases:
+    for module, batch, why in cases:
         with pytest.raises(ExperimentError, match=rf"cache = true: .*{why}.*; set cache = false"):
-            features(module, given)
+            features(module, batch)
         assert not any(part._forward_hooks for part in module.modules())
 
 

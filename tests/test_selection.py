@@ -68,6 +68,13 @@ def test_the_draw_depends_on_the_seed_and_is_fair() -> None:
     assert np.abs(times - expected).max() < 5 * np.sqrt(400 * (2 / size) * (1 - 2 / size)).max()
 
 
+def test_classes_are_drawn_from_independently() -> None:
+    labels = np.repeat([0, 1], 30)
+    items = Split(np.tile(np.arange(30), 2)[:, None], labels)
+    drawn = [selected(Dataset("two", items, items, ("a", "b")), (), 3, seed).train.inputs[:, 0] for seed in range(5)]
+    assert all(set(places[:3]) != set(places[3:]) for places in drawn)
+
+
 def test_nothing_asked_is_nothing_done() -> None:
     whole = dataset()
     assert selected(whole, (), None, 3) is whole

@@ -154,9 +154,10 @@ def of(*labels: object) -> list[dict[str, Any]]:
 
 def test_csv_and_json_lines_are_the_same_data(tmp_path: Path) -> None:
     lines = written(tmp_path / "a.jsonl", RECORDS)
+    no_site = written(tmp_path / "c.jsonl", [{**record, "site": None} for record in RECORDS])
     quoted = ['"{}","{}","{}"'.format(*(str(v).replace('"', '""') for v in record.values())) for record in RECORDS]
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress("\n".join(["text,label,site", *quoted, ""]).encode()))
-    first = Text(train=lines, test=lines, group="site", length=9).load(tmp_path)
+    first = Text(train=lines, test=no_site, group="site", length=9).load(tmp_path)
     second = Text(train="b.csv.gz", test=("b.csv.gz",), group="site", length=9).load(tmp_path)
     for split, other in ((first.train, second.train), (first.test, second.test)):
         np.testing.assert_array_equal(split.inputs, other.inputs)
@@ -355,18 +356,18 @@ def instructions(tmp_path: Path, records: list[dict[str, Any]], **fields: Any) -
 
 TASKS = [
     {"instruction": "Name a fruit.", "context": "", "response": "Pear", "category": "food"},
+    {"instruction": "Name " + "very " * 200, "context": "", "response": "Long", "category": "food"},
     {"instruction": "Name {one} of these.", "context": "Rome and {Oslo}", "response": "Rome", "category": "places"},
-    {"instruction": "Name " + "very " * 200, "context": "", "response": "Long", "category": "places"},
 ]
 
 
 def test_an_item_is_the_prompt_the_response_and_its_end(tmp_path: Path) -> None:
     data = instructions(tmp_path, TASKS, length=200)
-    assert len(data.train) == len(data.test) == 2, "the third has no place for its response"
+    assert len(data.train) == len(data.test) == 2, "the second has no place for its response"
     assert data.group_names == ("food", "places")
     assert data.train.groups is not None
     assert data.train.groups.tolist() == [0, 1]
-    for inputs, labels, task in zip(data.train.inputs, data.train.labels, TASKS, strict=False):
+    for inputs, labels, task in zip(data.train.inputs, data.train.labels, TASKS[::2], strict=True):
         assert inputs[0] == BOS
         counted = labels != IGNORED
         assert said(data, labels[counted]) == task["response"]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gossamer.errors import ExperimentError, GossamerError, NodeError
     from gossamer.experiment import Experiment
     from gossamer.planning import plan
+    from gossamer.pretraining import pretrain
     from gossamer.rounds import Event, resume, run
     from gossamer.runs import Run, open_run
 
@@ -38,6 +39,7 @@ _HOMES = {
     "load_arms": "arms",
     "open_run": "runs",
     "plan": "planning",
+    "pretrain": "pretraining",
     "resume": "rounds",
     "run": "rounds",
 }
@@ -67,6 +69,7 @@ __all__ = [
     "load_arms",
     "open_run",
     "plan",
+    "pretrain",
     "resume",
     "run",
 ]

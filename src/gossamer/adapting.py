@@ -13,7 +13,7 @@ from gossamer.errors import ExperimentError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def freeze(module: nn.Module) -> None:
@@ -116,6 +116,24 @@ def boxed(module: nn.Module) -> nn.Module:
 def exactly(names: Iterable[str]) -> str:
     """A pattern for just these modules of a boxed one."""
     return "|".join(re.escape(f"module.{name}" if name else "module") for name in names)
+
+
+def settle(module: nn.Module, before: Iterable[Tensor]) -> None:
+    """Store what was added to the tensors there were before as it is needed.
+
+    Parameters are in float32, whatever the base is stored in. Buffers are constants that follow from the seed and the
+    base, so they belong to no row.
+    """
+    import torch
+
+    known = {id(tensor) for tensor in before}
+    for parameter in module.parameters():
+        if id(parameter) not in known and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+    for owner in module.modules():
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            if id(buffer) not in known:
+                owner.register_buffer(name, buffer, persistent=False)
 
 
 def no_short_cuts(module: nn.Module) -> None:

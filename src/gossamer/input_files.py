@@ -85,15 +85,17 @@ def repeated(values: Sequence[float], channels: int) -> list[float]:
 
 def scales(run: Run, node: int | None = None) -> tuple[Any, Any]:
     """Mean and standard deviation [F] by which images are normalised: of all nodes, or as a node does it itself."""
-    experiment = run.experiment
-    channels = run.record["input_shape"][0]
-    if experiment.preprocess.normalise == "none":
+    experiment, channels = run.experiment, run.record["input_shape"][0]
+    normalise = experiment.preprocess.normalise
+    if normalise == "none":
         return np.zeros(channels), np.ones(channels)
     dataset = load_dataset(experiment)
+    if normalise == "fixed":
+        return dataset.mean, dataset.std
     shards, _ = deal(experiment, dataset)
-    pooled = pooled_moments(dataset, experiment.preprocess.normalise, shards.train, shards.draw_NC)
+    pooled = pooled_moments(dataset, normalise, shards.train, shards.draw_NC)
     if node is None or shards.node_affine is None:
         return pooled.mean_F, pooled.std_F
     scale_F, offset_F = (values_NF[node] for values_NF in shards.node_affine)
-    # ((x - mean) / std) * scale + offset = (x - (mean - offset * std / scale)) / (std / scale)
+    # (x - mean) / std * scale + offset = (x - (mean - offset * std / scale)) / (std / scale)
     return pooled.mean_F - offset_F * pooled.std_F / scale_F, pooled.std_F / scale_F

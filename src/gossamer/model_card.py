@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 MANY = 20
 """Names of classes that are listed, at most."""
+NORMALISED = {
+    "none": "to lie between 0 and 1",
+    "fixed": "by published constants",
+    "shared": "by mean and deviation of all training items",
+    "per_node": "by each node with mean and deviation of its own training items",
+}
 TAGS = {"server": ["federated-learning"], "graph": ["decentralized-learning"]}
 
 
@@ -151,7 +157,8 @@ def _data(run: Run) -> list[str]:
         counted += f" at {record['nodes']} nodes, {_range(samples)} each, split by {_in_full(asked['partition'])}"
     lines.append(f"{counted}; {units.count(sum(held))} more were kept aside for validation")
     if len(record["input_shape"]) == 3:
-        lines.append(f"images of {shape} (channels, height, width), normalised: {asked['preprocess']['normalise']}")
+        how = NORMALISED[asked["preprocess"]["normalise"]]
+        lines.append(f"images of {shape} (channels, height, width), normalised {how}, see preprocessor_config.json")
     else:
         lines.append(f"texts of {shape} tokens, cut or padded at their end")
     return lines
@@ -176,7 +183,8 @@ def _training(run: Run, subject: Subject) -> list[str]:
     if sent:
         up, down = (units.size(record["message_bytes"][way]) for way in ("up", "down"))
         told = f"sends {up} and hears {down}" if world == "server" else f"sends {up} to each neighbour"
-        lines.append(f"in a round a node {told}; all nodes in all rounds: {units.size(sent)}")
+        once = units.size(record["setup_bytes"] / record["nodes"])
+        lines.append(f"in a round a node {told}, before the first one it gets {once}; all in all: {units.size(sent)}")
     if record["hostile"]:
         attack, rule = (_in_full(asked[choice]) for choice in ("attack", "aggregator"))
         lines.append(f"{len(record['hostile'])} of the nodes were hostile: attack {attack}, rule {rule}")
@@ -201,8 +209,10 @@ def _results(run: Run, node: int | None) -> list[str]:
     found, lines = measured(run, node), []
     names = {"test_accuracy": "accuracy", "test_balanced_accuracy": "balanced accuracy", "test_loss": "loss"}
     told = [f"{label} {found[name]:.4g}" for name, label in names.items() if found.get(name) is not None]
+    items = run.experiment.evaluate.items
+    drawn = "" if items == "all" else f" ({units.count(items)} of them at most)"
     if told:
-        lines.append(f"this model on the test items: {', '.join(told)}")
+        lines.append(f"this model on the test items{drawn}: {', '.join(told)}")
     last = max(run.metrics["round"].to_pylist(), default=0)
     of_nodes = [row for row in run.metrics.to_pylist() if row["round"] == last and row["node"] >= 0]
     for name, what in (("validation_accuracy", "their own validation items"), ("test_accuracy", "the test items")):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gossamer.cli.output import Json, console, emit, print_whole, say, table
+from gossamer.cli.pretrain import train
 from gossamer.cli.progress import progress
 from gossamer.errors import ExperimentError, Interrupted, NodeError
 
@@ -60,8 +61,9 @@ def run(
 ) -> None:
     """Run every arm of a study with every seed; then tables, figures and a verdict on each claim, in its results.
 
-    What is finished is kept, what was interrupted goes on, and a run whose experiment was changed is started anew.
-    Ctrl-C finishes the round and saves; the same command goes on.
+    Bases that arms are adapted from are trained first, if they are not there, as by gossamer pretrain. What is finished
+    is kept, what was interrupted goes on, and a run whose experiment was changed is started anew. Ctrl-C finishes the
+    round and saves; the same command goes on.
     """
     from gossamer.studies.findings import find, finished_runs, tasks_of
     from gossamer.studies.results import write
@@ -140,7 +142,8 @@ def list_(json: Json = False) -> None:
 
 
 def _play(tasks: Sequence[Task], jobs: int, failed: dict[Task, NodeError]) -> None:
-    """Play the runs that are not finished, adding to `failed` those where a node fails."""
+    """Play the runs that are not finished, adding to `failed` those where a node fails; first the bases they need."""
+    from gossamer.pretraining import untrained
     from gossamer.runs import open_run
     from gossamer.studies.agenda import Pace, due, one_by_one, standing
     from gossamer.studies.crew import side_by_side
@@ -149,6 +152,8 @@ def _play(tasks: Sequence[Task], jobs: int, failed: dict[Task, NodeError]) -> No
     left = [(task, found) for task, found in standings if found.state != "finished"]
     ended = {task: "" for task, found in standings if found.state == "finished"}
     pace = Pace(standings)
+    if bases := untrained(task.experiment for task, _ in left):
+        train(bases)
     with progress(len(tasks)) as shown:
         for task in ended:
             shown.skip(task.label, f"finished before, {task.folder}")

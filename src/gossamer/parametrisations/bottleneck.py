@@ -49,16 +49,18 @@ class Bottleneck(Parametrisation):
                 )
             if adapter is None or not self.shared:
                 adapter = _adapter()(width, narrow, layer.weight.device)
+                layer.add_module("adapter", adapter)
             elif adapter.down.in_features != width:
                 raise ExperimentError(
                     f"parametrisation.shared = true: blocks are {adapter.down.in_features} and {width} wide; use false"
                 )
-            layer.add_module("adapter", adapter)
+            # Not as a second submodule where it is shared, which `torch.func` would not put back.
+            layer.adapters = (adapter,)
             layer.register_forward_hook(_adapted)
         train_head(module, self.kind)
         return module
 
-    def _places(self, module: nn.Module) -> list[nn.Module]:
+    def _places(self, module: nn.Module) -> list[Any]:
         """The layers that an adapter follows."""
         places = []
         for name, block in blocks_of(module, self.kind).items():
@@ -79,7 +81,8 @@ class Bottleneck(Parametrisation):
 
 
 def _adapted(layer: Any, given: tuple[Any, ...], h: Tensor) -> Tensor:
-    adapted: Tensor = layer.adapter(h)
+    (adapter,) = layer.adapters
+    adapted: Tensor = adapter(h)
     return adapted
 
 

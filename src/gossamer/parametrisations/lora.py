@@ -75,10 +75,12 @@ class Lora(Parametrisation):
             use_dora=self.dora,
             use_rslora=self.rank_stabilised,
         )
+        before = [*module.parameters(), *module.buffers()]
         box: Any = adapting.boxed(module)
         with quiet():
             peft.inject_adapter_in_model(config, box)
         module = box.module
+        adapting.settle(module, before)
         if self.train == "b":
             for name, parameter in module.named_parameters():
                 if name.endswith(FACTOR_A):

@@ -76,7 +76,7 @@ class Peft(Parametrisation):
         configuration = mapping.PEFT_TYPE_TO_CONFIG_MAPPING[kinds[self.method]]
         self._check_settings(sorted(set(configuration.__dataclass_fields__) - OURS))
         prompts = issubclass(configuration, peft.PromptLearningConfig)
-        before = [*module.buffers()]
+        before = [*module.parameters(), *module.buffers()]
         adapting.freeze(module)
         with quiet():
             if prompts or self.method == "adaption_prompt":
@@ -95,7 +95,7 @@ class Peft(Parametrisation):
             raise ExperimentError(
                 f"parametrisation.method = '{self.method}': it changes no layer of this model; use kind = 'lora'"
             )
-        _keep_constant(module, before)
+        adapting.settle(module, before)
         if self.head:
             adapting.train_head(module, self.kind)
         adapting.no_short_cuts(module)
@@ -195,12 +195,3 @@ def _wrap(module: nn.Module, peft: Any, config: Any, prompts: bool) -> None:
 def _of_the_text(module: nn.Module, given: tuple[Any, ...], logits: Tensor) -> Tensor:
     """The logits of the text, without those of the prompts before it."""
     return logits[:, -given[0].shape[1] :]
-
-
-def _keep_constant(module: nn.Module, before: list[Tensor]) -> None:
-    """Keep out of the row what the library adds as buffers: they are constants that follow from seed and base."""
-    known = {id(buffer) for buffer in before}
-    for owner in module.modules():
-        for name, buffer in list(owner.named_buffers(recurse=False)):
-            if id(buffer) not in known:
-                owner.register_buffer(name, buffer, persistent=False)
