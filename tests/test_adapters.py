@@ -54,7 +54,7 @@ def test_vit_b_16_with_100_classes(part: Parametrisation, numbers: int) -> None:
 
 
 @given(d=st.integers(1, 6), depth=st.integers(1, 3), patch=st.integers(1, 4), classes=st.integers(2, 9), data=st.data())
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 def test_closed_forms(d: int, depth: int, patch: int, classes: int, data: st.DataObject) -> None:
     d, reduction, tokens = 4 * d, data.draw(st.sampled_from([1, 2, 4])), data.draw(st.integers(1, 5))
     rank = data.draw(st.integers(1, d))

@@ -201,6 +201,28 @@ def test_a_forked_process_trains_its_own() -> None:
     assert told == outputs(bound.module, given).numpy().tobytes()
 
 
+class Padded(torch.nn.Module):
+    """torch's own encoder, told where there is padding, as tokens at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.words, self.encoder = torch.nn.Embedding(20, 16), torch.nn.TransformerEncoder(layer, 2)
+        self.head = torch.nn.Linear(16, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.encoder(self.words(ids), src_key_padding_mask=ids == 0)[:, 0])
+
+
+@pytest.mark.parametrize("part", [Bottleneck(), Lora(), Peft(method="ln_tuning")], ids=lambda part: part.kind)
+def test_measured_as_trained_with_padding(part: Parametrisation) -> None:
+    module = part.applied(Padded())
+    given = inputs("bert")
+    given[:2, 4:] = 0
+    train(resident(part, module), given)
+    assert torch.allclose(outputs(module, given), module.train()(given), atol=1e-6)
+
+
 # ---- targets ---------------------------------------------------------------------------------------------------------
 
 

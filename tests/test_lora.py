@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from adapted import adapted, fresh, inputs, loss_of, outputs, resident, train
+from adapted import adapted, fresh, inputs, outputs, resident, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -169,16 +167,14 @@ def test_on_weights_in_few_bits_factors_name_what_nothing_can_be_added_to(bits: 
 # ---- ranks -----------------------------------------------------------------------------------------------------------
 
 
-def pad(row_D: Tensor, layout: Layout, rank: int) -> Tensor:
+def pad(row_D: Tensor, layout: Layout, rank: int) -> tuple[Tensor, Tensor]:
     """Zero beyond a rank, of a copy; where that is, for each number."""
     row_D = row_D.clone()
     beyond_D = torch.zeros(len(row_D), dtype=torch.bool)
-    parts = {entry.name: (row, mask) for (entry, row), (_, mask) in zip(layout.views(row_D), layout.views(beyond_D))}
+    masks = {entry.name: mask for entry, mask in layout.views(beyond_D)}
     for pair in layout.factors:
-        for part in parts[pair.a.name]:
-            part[rank:] = 1
-        for part in parts[pair.b.name]:
-            part[:, rank:] = 1
+        masks[pair.a.name][rank:] = True
+        masks[pair.b.name][:, rank:] = True
     row_D[beyond_D] = 0
     return row_D, beyond_D
 
@@ -196,7 +192,7 @@ def test_what_lies_beyond_a_rank_stays_zero(learner: Learner, model: str) -> Non
 
 
 @given(small=st.integers(1, 4), more=st.integers(1, 4), place=st.integers(0, len(LEARNERS) - 1))
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 def test_a_padded_row_learns_what_a_smaller_one_with_alpha_in_proportion_does(
     small: int, more: int, place: int
 ) -> None:
@@ -247,12 +243,3 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ExperimentError, match=r'pip install "gossamer\[foundation\]"'):
         Lora().applied(fresh("plain"))
-
-
-def test_a_loss_that_nothing_moves_has_a_gradient_all_the_same() -> None:
-    part = Lora(rank=2)
-    bound = resident(part, adapted(part, "vit"))
-    bound.row.zero_()
-    grads = bound.gradients(loss_of(bound.module(inputs("vit"))))
-    assert math.isclose(sum(float(grad.abs().sum()) for grad in grads[:8]), 0)
-    assert grads[-1].any()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gossamer.anatomy import blocks, head_of, linears, queries_and_values
 from gossamer.errors import ExperimentError
@@ -139,14 +139,12 @@ def settle(module: nn.Module, before: Iterable[Tensor]) -> None:
 def no_short_cuts(module: nn.Module) -> None:
     """Let torch's own transformer layers call the layers inside them when they are measured too.
 
-    Without hooks they compute with the weights of these, past what is changed about them.
+    Their short cut computes with the weights of these, past what is changed about them.
     """
     from torch import nn
 
     for layer in module.modules():
         if isinstance(layer, nn.TransformerEncoderLayer):
-            layer.register_forward_pre_hook(_nothing)
-
-
-def _nothing(layer: nn.Module, given: tuple[Any, ...]) -> None:
-    return None
+            layer.activation_relu_or_gelu = 0
+        elif isinstance(layer, nn.TransformerEncoder):
+            layer.use_nested_tensor = False

@@ -15,8 +15,9 @@ from gossamer.merging import label, merged, task_of
 from gossamer.model_card import Subject, model_card
 from gossamer.models.hugging_face import HuggingFace
 from gossamer.models.masked_autoencoder import MaskedAutoencoder
+from gossamer.record import is_running
 from gossamer.rounds import resume, run
-from gossamer.runs import Run, open_run
+from gossamer.runs import Run
 from gossamer.taking_home import whole_folder
 from gossamer.wrapping import quiet, save_base
 
@@ -98,7 +99,7 @@ def _played(experiment: Experiment, place: Path, listener: Listener | None) -> R
 
 def _forget(place: Path) -> None:
     """Remove a run. Raises RunError where it is in progress."""
-    if (place / "record.json").is_file() and open_run(place).record["status"] == "running":
+    if is_running(place):
         raise RunError(f"{place}: another process is running this; wait for it, or stop it")
     shutil.rmtree(place, ignore_errors=True)
 

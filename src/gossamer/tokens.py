@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gossamer.bases import with_base
 from gossamer.errors import ExperimentError
-from gossamer.tokenising import fingerprint, load
+from gossamer.tokenising import fingerprint, load, padding_id
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +27,12 @@ def check_tokens(module: nn.Module, shards: Shards, experiment: Experiment) -> N
         raise ExperimentError(
             f"model: it knows {known} tokens, but the data have ids up to {most}; set model.config.vocab_size (from "
             "config), data.vocabulary, or data.tokenizer = the folder of the base"
+        )
+    padding = getattr(module, "padding", None) if shards.labels.ndim == 1 and shards.tokenizer else None
+    if padding is not None and (fills := padding_id(load(shards.tokenizer))) != padding:
+        raise ExperimentError(
+            f"model: it takes id {padding} for padding, but the tokenizer fills up with {fills}; set "
+            f"model.config.pad_token_id = {fills}"
         )
     base = Path(str(getattr(with_base(experiment.model), "base", ""))).expanduser() / "tokenizer.json"
     if shards.tokenizer and base.is_file() and fingerprint(load(shards.tokenizer)) != fingerprint(load(base)):

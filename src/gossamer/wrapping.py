@@ -96,12 +96,13 @@ def images(model: nn.Module, shape: tuple[int, ...], half: bool = False) -> nn.M
     return wrapped
 
 
-def texts(model: nn.Module, causal: bool, language: bool, half: bool = False) -> nn.Module:
-    """A classifier of token ids, logits [B, K], or with `language` a language model, logits [B, L, V].
+def texts(model: nn.Module, causal: bool, tokens: int | None = None, half: bool = False) -> nn.Module:
+    """A classifier of token ids, logits [B, K], or, for so many `tokens`, a language model, logits [B, L, tokens].
 
-    `causal`: no token sees a later one.
+    `causal`: no token sees a later one. Embeddings that a language model has besides, to fill up its matrix, are no
+    tokens and have no logits.
     """
-    wrapped: nn.Module = _wrappers()[1](model, causal, language, half)
+    wrapped: nn.Module = _wrappers()[1](model, causal, tokens, half)
     return wrapped
 
 
@@ -172,10 +173,10 @@ def _wrappers() -> tuple[type[nn.Module], type[nn.Module]]:
             return self.logits(pixel_values=fitted(inputs, self.channels, self.size))
 
     class Texts(Wrapped):
-        def __init__(self, model: nn.Module, causal: bool, language: bool, half: bool) -> None:
-            heads = () if language else heads_of(model)
+        def __init__(self, model: nn.Module, causal: bool, tokens: int | None, half: bool) -> None:
+            heads = () if tokens is not None else heads_of(model)
             super().__init__(model, tuple(f"model.{name}" for name in heads), half)
-            self.causal, self.language = causal, language
+            self.causal, self.tokens = causal, tokens
             self.vocabulary = int(self.config.get_text_config().vocab_size)
             # Models that write word after word can keep what they have seen; nobody asks for it here.
             self.options = {"use_cache": False} if causal and hasattr(self.config, "use_cache") else {}
@@ -186,7 +187,8 @@ def _wrappers() -> tuple[type[nn.Module], type[nn.Module]]:
                     "model.kind = 'hugging_face': texts are token ids (whole numbers), found inputs of "
                     f"{inputs.dtype} {list(inputs.shape[1:])}; use data of texts or images"
                 )
-            return self.logits(input_ids=inputs, attention_mask=self.mask(inputs), **self.options)
+            logits = self.logits(input_ids=inputs, attention_mask=self.mask(inputs), **self.options)
+            return logits if self.tokens is None else logits[..., : self.tokens]
 
         def mask(self, ids_BL: Tensor) -> Tensor:
             """Which positions are attended to: 1 or 0 of each [B, L]; or within `torch.func`, what is added to scores.
@@ -211,6 +213,11 @@ def _wrappers() -> tuple[type[nn.Module], type[nn.Module]]:
             scores = torch.zeros((), dtype=dtype, device=ids_BL.device)
             # The least number of 16 bits, so that it is finite in any precision.
             return scores.masked_fill(~seen_B1QL, torch.finfo(torch.bfloat16).min)
+
+        @property
+        def language(self) -> bool:
+            """Whether it says what comes after every token."""
+            return self.tokens is not None
 
         @property
         def padding(self) -> int:

@@ -100,7 +100,7 @@ class HuggingFace(Model):
         if task == "image_classification":
             module = images(model, shape, half)
         else:
-            module = texts(model, decoder_only(config), task == "causal_lm", half)
+            module = texts(model, decoder_only(config), classes if task == "causal_lm" else None, half)
         check_length(module, task, shape)
         return module.train()
 
@@ -219,7 +219,7 @@ def check_sizes(config: Any, task: Task, shape: tuple[int, ...], classes: int) -
             raise ExperimentError(
                 f"model.config: num_channels = {config.num_channels}, but the images have {shape[0]} channels"
             )
-    if task == "causal_lm" and config.get_text_config().vocab_size != classes:
+    if task == "causal_lm" and config.get_text_config().vocab_size < classes:
         raise ExperimentError(
             f"model.config: vocab_size = {config.get_text_config().vocab_size}, but the data have {classes} tokens; "
             "use the tokenizer that belongs to the model, or for a fresh model leave vocab_size away"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from gossamer.adapting import blocks_of, freeze, train_head
+from gossamer.adapting import blocks_of, freeze, no_short_cuts, train_head
 from gossamer.anatomy import attention_outputs, mlp_output, widths
 from gossamer.errors import ExperimentError
 from gossamer.parametrisations import Parametrisation
@@ -58,6 +58,7 @@ class Bottleneck(Parametrisation):
             layer.adapters = (adapter,)
             layer.register_forward_hook(_adapted)
         train_head(module, self.kind)
+        no_short_cuts(module)
         return module
 
     def _places(self, module: nn.Module) -> list[Any]:

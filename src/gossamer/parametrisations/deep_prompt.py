@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from gossamer.adapting import blocks_of, freeze, train_head
+from gossamer.adapting import blocks_of, freeze, no_short_cuts, train_head
 from gossamer.anatomy import linears, patch_embedding, widths
 from gossamer.errors import ExperimentError
 from gossamer.parametrisations import Parametrisation
@@ -52,6 +52,7 @@ class DeepPrompt(Parametrisation):
             block.register_forward_pre_hook(_append, with_kwargs=True)
             block.register_forward_hook(_cut)
         train_head(module, self.kind)
+        no_short_cuts(module)
         return module
 
     def layout(self, module: nn.Module) -> Layout:

@@ -27,7 +27,8 @@ class Natural(Partition):
         if groups_M is None:
             raise ExperimentError(
                 "partition = 'natural' needs natural groups, and this data set has none: use shakespeare, "
-                "heart_disease, mnist with writers.npz, or a table with data.group"
+                "heart_disease, clinc150, wikitext, instructions, mnist with writers.npz, a table with data.group, or "
+                "texts in several files"
             )
         groups, counts = np.unique(groups_M, return_counts=True)
         large = groups[counts >= self.min_size]
