@@ -134,7 +134,7 @@ def test_a_node_holds_its_own_rank_only():
 
 def test_bytes_of_a_node_follow_its_rank():
     federation = Federation(adapted(parametrisation=MIXED, method="flexlora"))
-    sizes = federation.lengths.up_N
+    sizes = federation.lengths.up
     layout = federation.layout
     for node, rank in enumerate([4, 2, 1]):
         lost = sum((4 - rank) * (pair.inputs + pair.outputs) for pair in layout.factors)

@@ -23,7 +23,6 @@ from gossamer.anatomy import (
     mlp_output,
     norms,
     patch_embedding,
-    quantised,
     queries_and_values,
     steady,
     widths,
@@ -97,17 +96,6 @@ def test_blocks_in_stages_are_all_found_and_lists_of_other_things_are_not() -> N
 def test_the_output_of_torch_attention_is_no_linear_layer_to_change() -> None:
     assert "1.layers.0.self_attn.out_proj" not in linears(fresh("encoder"))
     assert set(linears(fresh("encoder"))) == {"0", "3", *(f"1.layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2))}
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_weights_in_few_bits_are_recognised(bits: int) -> None:
-    pytest.importorskip("bitsandbytes")
-    module = fresh("vit", bits=bits)
-    (name, *_) = [name for name, layer in linears(module).items() if layer is not module.model.classifier]
-    assert quantised(module, f"{name}.weight")
-    assert not quantised(module, "model.classifier.weight")
-    assert not quantised(module, "model.vit.embeddings.cls_token")
-    assert widths(module.get_submodule(name)) == (16, 16)
 
 
 # ---- features --------------------------------------------------------------------------------------------------------

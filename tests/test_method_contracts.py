@@ -28,9 +28,7 @@ from gossamer.plugs import discover
 from gossamer.training import descend
 
 # Rankings need a supermask: tests/test_frl.py has their contract.
-METHODS = {
-    kind: cls() for kind, cls in discover(Method).items() if not kind.startswith("frl") and not cls.gathers
-}
+METHODS = {kind: cls() for kind, cls in discover(Method).items() if not kind.startswith("frl") and not cls.gathers}
 # The model of the contracts has no bias for each class.
 METHODS["balanced_merge"] = type(METHODS["balanced_merge"])(adjust=0, ridge=1.0)  # type: ignore[call-arg]
 SERVER = {

@@ -162,12 +162,6 @@ def patch_embedding(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def quantised(module: nn.Module, name: str) -> bool:
-    """Whether a parameter is stored in few bits (bitsandbytes), so that nothing can be added to it exactly."""
-    weight = module.get_parameter(name)
-    return not weight.is_floating_point() or hasattr(weight, "quant_type") or hasattr(weight, "SCB")
-
-
 # ---- what goes into the head -----------------------------------------------------------------------------------------
 
 

@@ -37,8 +37,8 @@ def model_task(federation: Federation, node: int, round: int, before: bool = Fal
 
 
 def merge_models(federation: Federation, round: int, before: bool = False) -> None:
-    """Write the server's row, or without a server the mean of the honest nodes' rows (what the rule makes of them, where
-    rows have no mean), into `federation.merged` [D]."""
+    """Write the server's row, or without a server the mean of the honest nodes' rows (what the rule makes of them,
+    where rows have no mean), into `federation.merged` [D]."""
     if federation.has_server:
         federation.merged.copy_(federation.population.state["row"][0])
     else:

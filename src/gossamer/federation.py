@@ -43,8 +43,8 @@ from gossamer.population import Population, as_dtype, shared
 from gossamer.randomness import generator
 from gossamer.resident import Resident
 from gossamer.sealing import seal
-from gossamer.traffic import trace
 from gossamer.tokens import check_tokens
+from gossamer.traffic import trace
 from gossamer.training import NodeItems, Trainer, check_batches, check_output
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Federation:
         self.lengths = Lengths(experiment, self.context, self.up, self.downlink, self.up_bytes, self.down_bytes)
         self.sent_bytes = shared(self.nodes, shared_row.new_empty((), dtype=as_dtype("int64")))
         """Of each node's last message."""
-        self.sent_bytes.numpy()[:] = self.lengths.up_N
+        self.sent_bytes.numpy()[:] = self.lengths.up
         self.context = replace(self.context, shared_S=None)  # It is part of the population now.
         self._told: tuple[int, Message, int] = (-1, {}, 0)
         self.exchanges = Exchanges(experiment, self.nodes, self.up_bytes, besieged(experiment.topology, self.placement))
@@ -299,7 +299,7 @@ class Federation:
         if not self.downlink.fixed:
             self.down(-1, self.view(-1, round, self.participants(round)))
             return np.full(self.nodes, self._told[2])
-        return self.lengths.down_N(self._drawn(round - 1) if round else None)
+        return self.lengths.down(self._drawn(round - 1) if round else None)
 
     def prepare(
         self, node: int, round: int, participants: Array, state: dict[str, Tensor] | None = None

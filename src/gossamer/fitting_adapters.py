@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gossamer.errors import ExperimentError
+from gossamer.models.hugging_face import HuggingFace
 from gossamer.parametrisations.lora import Lora
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def check_adapters(experiment: Experiment) -> None:
     """Raise ExperimentError that names the field, the value and the fix."""
-    rule, part = experiment.aggregator, experiment.parametrisation
+    rule, part, model = experiment.aggregator, experiment.parametrisation, experiment.model
     if rule.whole and experiment.method.world != "graph":
         raise ExperimentError(
             f"aggregator.kind = '{rule.kind}': it multiplies the factors of whole models, but method.kind = "
@@ -22,14 +23,14 @@ def check_adapters(experiment: Experiment) -> None:
         )
     if rule.whole and not (isinstance(part, Lora) and part.train == "both" and not part.dora):
         raise ExperimentError(
-            f"aggregator.kind = '{rule.kind}' multiplies both factors of low-rank changes; use parametrisation = 'lora' "
-            "with train = 'both', or aggregator = 'mean'"
+            f"aggregator.kind = '{rule.kind}' multiplies both factors of low-rank changes; use parametrisation = "
+            "'lora' with train = 'both', or aggregator = 'mean'"
         )
-    if getattr(experiment.model, "precision", "float32") != "float32" and experiment.dtype == "float64":
+    if isinstance(model, HuggingFace) and model.precision != "float32" and experiment.dtype == "float64":
         raise ExperimentError(
-            f"model.precision = '{getattr(experiment.model, 'precision', '')}' rounds what dtype = 'float64' is for; use 'float32'"
+            f"model.precision = '{model.precision}' rounds what dtype = 'float64' is for; use 'float32'"
         )
-    if getattr(experiment.model, "base", "") and experiment.init.kind != "default":
+    if isinstance(model, HuggingFace) and model.base and experiment.init.kind != "default":
         raise ExperimentError(
             f"init.kind = '{experiment.init.kind}' would draw the weights of model.base anew; leave it out"
         )

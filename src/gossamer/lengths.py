@@ -57,7 +57,7 @@ class Lengths:
         return {rank: held(self.context.layout, rank) for rank in set(self.context.ranks)}
 
     def within(self, task: Task, node: int) -> Task:
-        """The task on as much of its row as the node has: the rest is zero, and stays zero whatever the learner does."""
+        """The task on as much of its row as the node has: the rest is zero, and stays so whatever the learner does."""
         if not self.varies or node < 0:
             return task
         held_D = self._held[self.context.ranks[node]]
@@ -73,14 +73,14 @@ class Lengths:
         return row_D * self._held[self.context.ranks[node]]
 
     @cached_property
-    def up_N(self) -> Array:
-        """Bytes of each node's message."""
+    def up(self) -> Array:
+        """[N] bytes of each node's message."""
         if not self.varies:
             return np.full(self.context.nodes, self._whole[0], np.int64)
         return np.array([self._size(True, rank, 0) for rank in self.context.ranks], np.int64)
 
-    def down_N(self, before: Sequence[int] | Array | None) -> Array:
-        """Bytes of what a server sends each node that takes part, after it heard the nodes `before` a round ago (None:
+    def down(self, before: Sequence[int] | Array | None) -> Array:
+        """[N] bytes of what a server sends each node, after it heard the nodes `before` a round ago (None:
         before the first round)."""
         besides = 0 if before is None else self.method.besides(self.context, [int(node) for node in before])
         if not self.varies:

@@ -15,7 +15,7 @@ from gossamer import wire
 from gossamer.aggregators import Gossiping
 from gossamer.coding import averaged
 from gossamer.engines.local import receivers_at_once
-from gossamer.errors import ExperimentError
+from gossamer.errors import ExperimentError, GossamerError
 from gossamer.example_gradients import check_examples, check_sharing
 from gossamer.experiment import Experiment
 from gossamer.graphs import describe
@@ -246,6 +246,8 @@ def _on_meta(experiment: Experiment, shards: Shards) -> tuple[nn.Module, Layout]
         try:
             with torch.no_grad():
                 logits = module.eval()(torch.zeros((2, *shape), dtype=kind))
+        except GossamerError:
+            raise
         except Exception as error:
             raise ExperimentError(
                 f"model: it cannot take inputs of shape {shape}: {type(error).__name__}: {error}".replace("\n", " ")

@@ -205,7 +205,7 @@ def write_model(folder: Path, federation: Federation) -> None:
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in federation.whole.state_dict().items():
-        # A file holds no tensor twice, nor one inside another: parts of the row, and weights tied to others, are copied.
+        # A file holds no tensor twice, nor one inside another: parts of the row and tied weights are copied.
         apart = value.untyped_storage().nbytes() == value.nbytes and value.data_ptr() not in seen
         seen.add(value.data_ptr())
         state[name] = value.detach().contiguous() if apart else value.detach().clone().contiguous()

@@ -102,14 +102,15 @@ def whole_folder(place: Path) -> Iterator[Path]:
 
 
 def _write_merged(run: Run, module: nn.Module, folder: Path) -> nn.Module:
-    """config.json and model.safetensors; returns the module with the model that was loaded from these."""
+    """config.json and model.safetensors; returns a module with the model that was loaded from these."""
     whole: Any = merged(run, module)
     task = task_of(whole)
     label(whole.model, task, run.record["classes"])
     whole.model.save_pretrained(folder)
-    whole.model = getattr(library("transformers"), CLASSES[task]).from_pretrained(folder, local_files_only=True)
-    found: nn.Module = whole
-    return found
+    found: Any = plain(run, meta=True)
+    found.model = getattr(library("transformers"), CLASSES[task]).from_pretrained(folder, local_files_only=True)
+    loaded: nn.Module = found
+    return loaded
 
 
 def _trial(run: Run, module: Any) -> Tensor:

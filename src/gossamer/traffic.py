@@ -70,7 +70,7 @@ def traffic(
     transfers: list[int] = []
     sizes: list[int] = []
     seconds: list[float] = []
-    up_N = np.full(nodes, up_bytes, np.int64) if lengths is None else lengths.up_N
+    up_N = np.full(nodes, up_bytes, np.int64) if lengths is None else lengths.up
     before: Array | None = None
     spent, clock, first, told_bytes = 0, 0.0, 0, 0
     for round in range(experiment.rounds if rounds is None else rounds):
@@ -79,7 +79,7 @@ def traffic(
         told = (experiment.clock, seed, round, present, steps_N)
         if world != "graph":
             transfers.append(2 * len(present) if world == "server" else 0)
-            down_N = np.full(nodes, down_bytes, np.int64) if lengths is None else lengths.down_N(before)
+            down_N = np.full(nodes, down_bytes, np.int64) if lengths is None else lengths.down(before)
             before, down = present, int(down_N[present].sum())
             sizes.append(int(up_N[present].sum()) + down if world == "server" else 0)
             if experiment.secure_sum is not None:

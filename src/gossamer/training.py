@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gossamer.counts import Counts
-from gossamer.errors import ExperimentError, NodeError
+from gossamer.errors import ExperimentError, GossamerError, NodeError
 from gossamer.example_gradients import PrivateSteps
 from gossamer.methods import Result, Task, Terms
 from gossamer.preprocessing import augment
@@ -374,6 +374,8 @@ def check_output(resident: Resident, items: NodeItems, classes: int) -> None:
     try:
         with torch.no_grad():
             logits = module(items.test_inputs[:2])
+    except GossamerError:
+        raise
     except Exception as error:
         raise ExperimentError(
             f"model: it cannot take inputs of shape {tuple(items.test_inputs.shape[1:])} "

@@ -26,8 +26,11 @@ class Parametrisation(Plug):
         return module
 
     def layout(self, module: nn.Module) -> Layout:
-        """The layout of a row of this module. What it does not list exists once per process and never changes."""
-        raise NotImplementedError
+        """The layout of a row of this module, by default of all that has a gradient. What it does not list exists once
+        per process and never changes."""
+        from gossamer.layout import Layout
+
+        return Layout.of(module)
 
     def ranks(self, nodes: int) -> tuple[int, ...]:
         """The rank of the low-rank changes at each node, where these differ from node to node; else empty."""

@@ -11,8 +11,6 @@ from gossamer.parametrisations import Parametrisation
 if TYPE_CHECKING:
     from torch import nn
 
-    from gossamer.layout import Layout
-
 
 class Bias(Parametrisation):
     """BitFit: the row is every parameter with "bias" in its own name, those of norm layers too, and the head."""
@@ -33,8 +31,3 @@ class Bias(Parametrisation):
             bias.requires_grad_(True)
         train_head(module, self.kind)
         return module
-
-    def layout(self, module: nn.Module) -> Layout:
-        from gossamer.layout import Layout
-
-        return Layout.of(module)

@@ -15,8 +15,6 @@ from gossamer.parametrisations import Parametrisation
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gossamer.layout import Layout
-
 
 class Bottleneck(Parametrisation):
     """Adapters: the row is a bottleneck behind each block's MLP (and attention), and the head.
@@ -74,11 +72,6 @@ class Bottleneck(Parametrisation):
                 )
             places += [block.get_submodule(place) for place in (*(attention if self.position == "both" else ()), mlp)]
         return places
-
-    def layout(self, module: nn.Module) -> Layout:
-        from gossamer.layout import Layout
-
-        return Layout.of(module)
 
 
 def _adapted(layer: Any, given: tuple[Any, ...], h: Tensor) -> Tensor:

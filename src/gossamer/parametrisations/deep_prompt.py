@@ -15,8 +15,6 @@ from gossamer.parametrisations import Parametrisation
 if TYPE_CHECKING:
     from torch import nn
 
-    from gossamer.layout import Layout
-
 
 class DeepPrompt(Parametrisation):
     """VPT-deep: the row is `tokens` prompts for each block of a vision transformer, and the head.
@@ -54,11 +52,6 @@ class DeepPrompt(Parametrisation):
         train_head(module, self.kind)
         no_short_cuts(module)
         return module
-
-    def layout(self, module: nn.Module) -> Layout:
-        from gossamer.layout import Layout
-
-        return Layout.of(module)
 
 
 def _takes(block: nn.Module, width: int) -> bool:

@@ -12,8 +12,6 @@ from gossamer.parametrisations import Parametrisation
 if TYPE_CHECKING:
     from torch import nn
 
-    from gossamer.layout import Layout
-
 
 class Head(Parametrisation):
     """The row is the task's head alone, on frozen features: a model's `head_names`, else its last linear layer."""
@@ -30,8 +28,3 @@ class Head(Parametrisation):
         freeze(module)
         train_head(module, self.kind, required=True)
         return module
-
-    def layout(self, module: nn.Module) -> Layout:
-        from gossamer.layout import Layout
-
-        return Layout.of(module)

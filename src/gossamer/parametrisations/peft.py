@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from gossamer.layout import Layout
 
 REFUSED = {
     "lora": "it is a parametrisation of its own, kind = 'lora'",
@@ -100,11 +99,6 @@ class Peft(Parametrisation):
             adapting.train_head(module, self.kind)
         adapting.no_short_cuts(module)
         return module
-
-    def layout(self, module: nn.Module) -> Layout:
-        from gossamer.layout import Layout
-
-        return Layout.of(module)
 
     def _sizes(self, module: nn.Module) -> dict[str, int]:
         """Of virtual tokens: number, width (that of words, or of what attention sees of them), heads of attention."""

@@ -16,7 +16,6 @@ from gossamer.parametrisations import Parametrisation
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gossamer.layout import Layout
 
 Array = np.ndarray[Any, Any]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -77,11 +76,6 @@ class Supermask(Parametrisation):
                 scores.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
             parametrize.register_parametrization(owner, leaf, _edges()(signs, n - kept, self.semantics == "reference"))
         return module
-
-    def layout(self, module: nn.Module) -> Layout:
-        from gossamer.layout import Layout
-
-        return Layout.of(module)
 
     def kept(self, name: str, count: int) -> int:
         return max(1, count - math.floor((1 - self._share(name)) * count + 1e-9))

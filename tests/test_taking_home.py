@@ -1,0 +1,437 @@
+"""Adapted models as folders of other libraries: loaded by these alone, in a process of their own, they are the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import command_line, write  # noqa: F401 - the fixture `call`
+from safetensors.torch import load_file, save_file
+
+import gossamer
+from gossamer import units
+from gossamer.bases import base_folder
+from gossamer.errors import RunError
+from gossamer.evaluation import at_node
+from gossamer.experiment import Experiment
+from gossamer.federation import Federation
+from gossamer.groundwork import initial_module, load_dataset
+from gossamer.taking_home import take_home
+from gossamer.tokenising import encoded, load
+
+pytest.importorskip("peft")
+VIT = {"model_type": "vit", "patch_size": 4, "num_attention_heads": 2, "initializer_range": 0.2}
+BERT = {"model_type": "bert", "num_attention_heads": 2, "max_position_embeddings": 32, "initializer_range": 0.2}
+SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "initializer_range": 0.2}
+WORDS = ["the", "cat", "dog", "ate", "saw", "red", "blue", "sun"]
+DATA: dict[str, dict[str, Any]] = {
+    "digits": {"kind": "digits", "only": ["7", "8", "9"], "per_class": 20},
+    "reviews": {"kind": "text", "train": "train.csv", "test": "test.csv", "length": 10, "vocabulary": 280},
+    "story": {"kind": "plain_text", "train": "story.txt", "test": "story.txt", "length": 8, "vocabulary": 280},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "digits": {"kind": "hugging_face", "config": {**VIT, **SIZES}},
+    "reviews": {"kind": "hugging_face", "config": {**BERT, **SIZES, "vocab_size": 280}},
+    "story": {"kind": "hugging_face", "task": "causal_lm", "config": GPT2},
+}
+BASE = {"kind": "hugging_face", "base": "base.toml", "new_head": True}
+PRIVATE = {"kind": "central", "epsilon": 8.0, "delta": 1e-3, "clip": 0.5}
+UNIFORM = {"kind": "fedavg", "weighting": "uniform"}
+
+
+def asked(data: str = "digits", parametrisation: Any = "lora", **more: Any) -> Experiment:
+    """An experiment of one round after which a model is not what it was."""
+    table = {
+        "name": "small",
+        "nodes": 3,
+        "rounds": 1,
+        "backend": "eager",
+        "data": DATA[data],
+        "partition": "iid",
+        "model": MODELS[data],
+        "parametrisation": parametrisation,
+        "learner": {"kind": "adamw", "lr": 0.05, "batch_size": 8, "steps": 3},
+    }
+    return Experiment.from_dict({**table, **more})
+
+
+CASES: dict[str, tuple[Experiment, tuple[str, ...]]] = {
+    "full": (asked(parametrisation="identity"), ("merged",)),
+    "bias": (asked(parametrisation="bias"), ("merged",)),
+    "head": (asked(parametrisation={"kind": "head", "cache": False}), ("merged",)),
+    "lora": (asked(), ("adapter", "merged")),
+    "on a base": (asked(model=BASE, preprocess={"normalise": "per_node"}), ("adapter", "merged")),
+    "private": (asked(privacy=PRIVATE, method=UNIFORM), ("adapter",)),
+    "dora": (asked(parametrisation={"kind": "lora", "dora": True, "rank_stabilised": True}), ("adapter", "merged")),
+    "ranks": (asked(parametrisation={"kind": "lora", "rank": [2, 4]}, method="flexlora"), ("adapter", "merged")),
+    "merging": (asked(method="fedex_lora"), ("merged",)),
+    "ring": (asked(method="dsgd", topology="ring", preprocess={"normalise": "per_node"}), ("adapter", "merged")),
+    "ia3": (asked(parametrisation={"kind": "peft", "method": "ia3"}), ("adapter", "merged")),
+    "reviews": (asked("reviews"), ("adapter", "merged")),
+    "prompts": (asked("reviews", {"kind": "peft", "method": "prompt_tuning"}), ("adapter",)),
+    "story": (asked("story", {"kind": "lora", "targets": ["c_attn", "c_proj"], "rank": 2}), ("adapter", "merged")),
+    "story in float64": (asked("story", {"kind": "lora", "rank": 2}, dtype="float64"), ("merged",)),
+}
+OF_NODE = {"ring": 1}
+FOLDERS = [(name, form) for name, (_, forms) in CASES.items() for form in forms]
+
+ELSEWHERE = """
+import json, sys
+from pathlib import Path
+import torch
+import transformers
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+AUTO = {"digits": "ImageClassification", "reviews": "SequenceClassification", "story": "CausalLM"}
+found = {}
+for place in sorted(Path(sys.argv[1]).iterdir()):
+    told = json.loads((place / "told.json").read_text())
+    auto = getattr(transformers, "AutoModelFor" + AUTO[told["data"]])
+    given = load_file(place / "given.safetensors")
+    for form in told["forms"]:
+        folder = place / form
+        if form == "adapter":
+            named = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+            more = {} if told["data"] == "story" else {"num_labels": told["classes"], "ignore_mismatched_sizes": True}
+            base = auto.from_pretrained(folder / "base" if named == "base" else named, **more)
+            model = PeftModel.from_pretrained(base, folder)
+        else:
+            model = auto.from_pretrained(folder)
+        if told["data"] == "digits":
+            processor = transformers.AutoImageProcessor.from_pretrained(folder)
+            images = list(given["raw"].numpy())
+            inputs = processor(images, return_tensors="pt", input_data_format="channels_first")
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            length = {"padding": "max_length", "max_length": told["length"], "truncation": True}
+            inputs = dict(tokenizer(told["texts"], return_tensors="pt", **length))
+            inputs.pop("token_type_ids", None)
+        with torch.no_grad():
+            logits = model.eval()(**inputs).logits
+        found[f"{place.name}/{form}/inputs"] = next(iter(inputs.values())).contiguous()
+        found[f"{place.name}/{form}/logits"] = logits.contiguous()
+save_file(found, sys.argv[2])
+assert "gossamer" not in sys.modules
+"""
+
+
+@dataclass
+class Home:
+    """What was taken home, and what other libraries make of it."""
+
+    root: Path
+    runs: dict[str, gossamer.Run]
+    expected: dict[str, dict[str, torch.Tensor]]
+    found: dict[str, torch.Tensor]
+
+
+def write_data() -> None:
+    dice = np.random.default_rng(0)
+    for file, items in (("train.csv", 40), ("test.csv", 12)):
+        lines = [f"{' '.join(dice.choice(WORDS, 4))} {'good,1' if i % 2 else 'bad,0'}" for i in range(items)]
+        write("\n".join(["text,label", *lines]), file)
+    write(" ".join(dice.choice(WORDS, 300)), "story.txt")
+
+
+TEXTS = ["the cat dog good", "bad", "ate the zebra"]
+
+
+def given(run: gossamer.Run, data: str, node: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs as other people have them (of texts nothing), and as the run's model gets them."""
+    if data != "digits":
+        tokenizer = load(load_dataset(run.experiment).tokenizer)
+        return torch.zeros(1), torch.from_numpy(encoded(tokenizer, TEXTS, DATA[data]["length"]))
+    federation = Federation(run.experiment)
+    inputs = torch.from_numpy(federation.shards.test_inputs[:4])
+    raw = torch.from_numpy(load_dataset(run.experiment).test.inputs[:4])
+    return raw, inputs if node is None else at_node(federation, inputs, node)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Home:
+    """All cases: run, written, and loaded by one process that knows nothing of Gossamer."""
+    root = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("GOSSAMER_BASES", str(root / "bases"))
+        write_data()
+        base = asked(parametrisation="identity").replace(data={**DATA["digits"], "only": ["1", "2", "3", "4"]})
+        write(base.to_toml(), "base.toml")
+        gossamer.pretrain("base.toml")
+        runs, expected = {}, {}
+        for name, (experiment, forms) in CASES.items():
+            data = next(key for key, table in DATA.items() if table["kind"] == experiment.data.kind)
+            run = runs[name] = gossamer.run(experiment, root / "runs" / name)
+            node, place = OF_NODE.get(name), root / "taken" / name
+            for form in forms:
+                assert take_home(run, form, place / form, node) == place / form
+            raw, inputs = given(run, data, node)
+            save_file({"raw": raw}, place / "given.safetensors")
+            told = {"data": data, "forms": forms, "classes": len(run.record["classes"]), "texts": TEXTS}
+            (place / "told.json").write_text(json.dumps({**told, "length": inputs.shape[1]}))
+            expected[name] = {"inputs": inputs, "logits": logits(run.model(node), inputs)}
+        command = [sys.executable, "-P", "-c", ELSEWHERE, str(root / "taken"), str(root / "found.safetensors")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        yield Home(root, runs, expected, load_file(root / "found.safetensors"))
+
+
+@pytest.mark.parametrize(("name", "form"), FOLDERS)
+def test_other_libraries_get_the_same_outputs_from_the_same_texts_and_pictures(home, name, form):
+    expected, run = home.expected[name], home.runs[name]
+    inputs, found = (home.found[f"{name}/{form}/{part}"] for part in ("inputs", "logits"))
+    if inputs.is_floating_point():
+        torch.testing.assert_close(inputs, expected["inputs"].float(), rtol=0, atol=2e-6)
+    else:
+        assert torch.equal(inputs, expected["inputs"])
+    counts = inputs != 0 if found.dim() == 3 else slice(None)  # What follows a text nobody asks for.
+    near = 1e-6 if form == "adapter" else 3e-6
+    torch.testing.assert_close(found[counts], expected["logits"][counts], rtol=near, atol=near)
+    fresh = logits(initial_module(run.experiment, *shape(run)).eval(), expected["inputs"])
+    assert not torch.allclose(fresh[counts], found[counts], atol=1e-2), "it has learned something"
+
+
+def shape(run: gossamer.Run) -> tuple[tuple[int, ...], int]:
+    return tuple(run.record["input_shape"]), len(run.record["classes"])
+
+
+def logits(module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return module(inputs).float()
+
+
+@pytest.mark.parametrize("name", ["lora", "story"])
+def test_merged_weights_are_the_base_and_the_product_of_the_factors(home, name):
+    run = home.runs[name]
+    module = initial_module(run.experiment, *shape(run))
+    trained, merged = run.model().state_dict(), loaded(home.root / "taken" / name / "merged")
+    factors = run.experiment.parametrisation.layout(module).factors
+    assert any(pair.transposed for pair in factors) == (name == "story")
+    for pair in factors:
+        a_rn, b_mr, weight = (trained[key].double().numpy() for key in (pair.a.name, pair.b.name, pair.base))
+        change_mn = pair.scale * b_mr @ a_rn
+        whole = weight + (change_mn.T if pair.transposed else change_mn)
+        assert np.abs(change_mn).max() > 1e-3
+        key = pair.base.removeprefix("model.").replace(".base_layer", "")
+        np.testing.assert_array_max_ulp(merged[key].numpy(), whole.astype(np.float32), maxulp=1)
+    others = {name for name in merged if f"model.{name}" in trained}
+    assert all(torch.equal(merged[name], trained[f"model.{name}"].float()) for name in others)
+    assert len(merged) == len(others) + len(factors)
+
+
+def loaded(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a folder of the transformers library, under the names that they have in its model."""
+    import transformers
+
+    (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
+    return getattr(transformers, architecture).from_pretrained(folder).state_dict()
+
+
+def test_an_adapter_names_its_base_or_brings_it(home):
+    taken = home.root / "taken"
+    for name, (experiment, forms) in CASES.items():
+        if "adapter" in forms:
+            table = json.loads((taken / name / "adapter" / "adapter_config.json").read_text())
+            beside = (taken / name / "adapter" / "base").is_dir()
+            assert beside == (name != "on a base")
+            assert table["base_model_name_or_path"] == ("base" if beside else str(base_folder("base.toml")))
+    lora = json.loads((taken / "lora" / "adapter" / "adapter_config.json").read_text())
+    assert lora["target_modules"] == ["q_proj", "v_proj"]
+    assert (lora["r"], lora["lora_alpha"], lora["modules_to_save"]) == (8, 16, ["classifier"])
+    untouched = initial_module(CASES["full"][0], *shape(home.runs["full"])).model.state_dict()
+    base = loaded(taken / "lora" / "adapter" / "base")
+    assert all(torch.equal(value, untouched[name]) for name, value in base.items())
+
+
+def test_names_of_the_classes_come_along(home):
+    config = json.loads((home.root / "taken" / "bias" / "merged" / "config.json").read_text())
+    assert config["id2label"] == {"0": "7", "1": "8", "2": "9"}
+    assert config["label2id"] == {"7": 0, "8": 1, "9": 2}
+    assert "LABEL" not in (home.root / "taken" / "reviews" / "merged" / "config.json").read_text()
+
+
+# ---- model cards ---------------------------------------------------------------------------------------------------
+
+
+def card(home: Home, name: str, form: str) -> Any:
+    from huggingface_hub import ModelCard
+
+    return ModelCard.load(home.root / "taken" / name / form / "README.md")
+
+
+@pytest.mark.parametrize(("name", "form"), FOLDERS)
+def test_a_card_says_what_was_recorded(home, name, form):
+    run, found = home.runs[name], card(home, name, form)
+    record, node = run.record, OF_NODE.get(name)
+    rows = [row for row in run.metrics.to_pylist() if row["node"] == (-1 if node is None else node)]
+    results = {result.metric_type: result.metric_value for result in found.data.eval_results}
+    assert results == {"accuracy": rows[-1]["test_accuracy"], "loss": rows[-1]["test_loss"]}
+    assert found.data.library_name == ("peft" if form == "adapter" else "transformers")
+    assert found.data.tags[:2] == ["gossamer", "decentralized-learning" if name == "ring" else "federated-learning"]
+    for text in (f"{record['trainable']:,} numbers trained", "3 nodes", "1 rounds", "3 steps of 8 items"):
+        assert text in found.text
+    if run.experiment.data.kind == "digits":
+        assert f"% of {home.runs['full'].record['trainable']:,}" in found.text
+    up = units.size(record["message_bytes"]["up"])
+    assert f"in a round a node sends {up}" in found.text
+    assert f"{sum(record['samples'])} training items" in found.text
+    assert str(home.root) not in found.content, "of this machine nobody is told"
+    compile(found.text.partition("```python\n")[2].partition("```")[0], "card", "exec")
+
+
+def test_a_card_says_what_is_promised_and_what_is_not(home):
+    private, plain = card(home, "private", "adapter").text, card(home, "lora", "adapter").text
+    told = home.runs["private"].record["privacy"]
+    assert f"epsilon {told['epsilon']:.4g} at delta 0.001, for one node (add or remove)" in private
+    assert all(f"- {text}" in private for text in told["assumes"])
+    assert "None: training was not differentially private." in plain
+    assert "Nothing keeps it from giving away" in plain
+    assert "Nothing keeps it from giving away" not in private
+    assert "own model of node 1" in card(home, "ring", "merged").text
+    based = card(home, "on a base", "adapter")
+    assert based.data.base_model == base_folder("base.toml").name
+    assert "gossamer pretrain base.toml" in based.text
+    assert card(home, "lora", "adapter").data.base_model is None
+
+
+# ---- what cannot be taken home -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "message"),
+    [
+        ("full", "adapter", "parametrisation.kind = 'identity' trains weights of the model itself; use --as merged"),
+        ("bias", "adapter", "parametrisation.kind = 'bias' trains weights of the model itself; use --as merged"),
+        ("merging", "adapter", "method.kind = 'fedex_lora' changes the base itself"),
+        ("prompts", "merged", "method = 'prompt_tuning': prompts are no part of the weights; use --as adapter"),
+    ],
+)
+def test_what_the_library_has_no_form_for_is_refused(home, name, form, message):
+    with pytest.raises(RunError, match=f"--as {form}: .*{message}"):
+        take_home(home.runs[name], form)
+    left = {path.name for path in home.runs[name].folder.iterdir()}
+    assert not {part for part in left if form in part}, "and nothing is left behind"
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "deep_prompt"])
+def test_what_no_library_has_a_form_for_stays_with_gossamer(home, kind, monkeypatch):
+    run = gossamer.run(asked(parametrisation=kind), home.root / "runs" / kind)
+    for form in ("adapter", "merged"):
+        with pytest.raises(
+            RunError, match=rf"cannot be taken to other libraries: it adds 'model.*gossamer export .*{kind}"
+        ):
+            take_home(run, form)
+
+
+SCALED = '''
+from typing import Literal
+from gossamer.layout import Layout
+from gossamer.parametrisations import Parametrisation
+
+
+class Doubled(Parametrisation):
+    """Logits are doubled."""
+
+    kind: Literal["doubled"] = "doubled"
+
+    def applied(self, module):
+        module.register_forward_hook(lambda module, inputs, logits: 2 * logits)
+        return module
+
+    def layout(self, module):
+        return Layout.of(module)
+'''
+
+
+def test_a_folder_that_gives_other_outputs_is_not_kept(home):
+    write(SCALED, home.root / "doubled.py")
+    part = {"kind": "doubled", "file": str(home.root / "doubled.py")}
+    run = gossamer.run(asked(parametrisation=part), home.root / "runs" / "doubled")
+    with pytest.raises(RunError, match="loaded again, outputs are off by 0.5 of the largest one"):
+        take_home(run, "merged")
+    assert not (run.folder / "merged").exists()
+
+
+def test_bad_lines_of_the_command(call, home, tmp_path):
+    small = Experiment(
+        nodes=2, rounds=1, partition="iid", backend="eager", learner={"steps": 1}, evaluate={"items": 20}
+    )
+    other = gossamer.run(small, tmp_path / "mlp")
+    code, _, err = call("export", other.folder, "--as", "merged")
+    assert code == 2
+    assert "--as merged: model.kind = 'mlp' is no model of the transformers library" in err
+    lora = home.runs["lora"].folder
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for words, message in (
+        (["--to", tmp_path / "full"], "exists and is not empty; name another folder with --to"),
+        (["--node", "7"], "node 7 does not exist: nodes are 0..2"),
+    ):
+        code, _, err = call("export", lora, "--as", "adapter", *words)
+        assert code == 2
+        assert message in err
+        assert err.count("\n") == 1
+    alone = gossamer.run(asked(method="local"), tmp_path / "alone")
+    assert (
+        "there is no common model; every node has its own: model(node=0)"
+        in call("export", alone.folder, "--as", "merged")[2]
+    )
+    record = json.loads((alone.folder / "record.json").read_text())
+    (alone.folder / "record.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    assert "has not finished (interrupted); go on: gossamer resume" in call("export", alone.folder, "--as", "merged")[2]
+
+
+def test_the_command_writes_beside_the_run_unless_told_otherwise(call, home, tmp_path):
+    run = home.runs["ranks"]
+    code, out, _ = call("export", run.folder, "--as", "merged", "--json")
+    assert code == 0
+    assert {Path(path).name for path in json.loads(out)["files"]} == {
+        "README.md", "config.json", "model.safetensors", "preprocessor_config.json",
+    }  # fmt: skip
+    assert {Path(path).parent for path in json.loads(out)["files"]} == {run.folder.resolve() / "merged"}
+    call("export", run.folder, "--as", "adapter", "--to", tmp_path / "mine", "--node", "1")
+    weights = load_file(tmp_path / "mine" / "adapter_model.safetensors")
+    trained = run.model(1).state_dict()
+    name = next(name for name in weights if "lora_A" in name)
+    ours = trained[name.removeprefix("base_model.").replace("lora_A.weight", "lora_A.default.weight")]
+    assert torch.equal(weights[name], ours)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_a_base_in_few_bits_and_of_one_in_bfloat16(home, monkeypatch):
+    monkeypatch.chdir(home.root)
+    monkeypatch.setenv("GOSSAMER_BASES", str(home.root / "bases"))
+    for more in ({"bits": 4}, {"precision": "bfloat16"}):
+        run = gossamer.run(asked(model={**BASE, **more}), home.root / "runs" / next(iter(more)))
+        folder = take_home(run, "adapter")
+        assert not (folder / "base").exists()
+        weights, trained = load_file(folder / "adapter_model.safetensors"), run.model().state_dict()
+        head = weights["base_model.model.classifier.weight"]
+        assert torch.equal(head, trained["model.classifier.weight"])
+        if "bits" in more:
+            with pytest.raises(RunError, match="model.bits = 4: changes cannot be added exactly"):
+                take_home(run, "merged")
+        else:
+            take_home(run, "merged")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", ["ln_tuning", "loha", "vera", "hira", "prefix_tuning", "p_tuning", "trainable_tokens"]
+)
+def test_methods_of_the_peft_library_come_back(home, method, monkeypatch):
+    monkeypatch.chdir(home.root)
+    settings = {"trainable_tokens": {"token_indices": [4, 5]}}.get(method, {})
+    run = gossamer.run(
+        asked("story", {"kind": "peft", "method": method, "settings": settings}), home.root / "runs" / method
+    )
+    assert (take_home(run, "adapter") / "adapter_config.json").is_file(), "its outputs were compared"
