@@ -234,3 +234,21 @@ def test_products_of_a_complete_graph_agree_with_the_server(tmp_path: Path):
         moved.append([state[pair.b.name].detach() @ state[pair.a.name].detach() for pair in federation.layout.factors])
     for one, other in zip(*moved, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["flora", "fedex_lora"])
+def test_who_missed_rounds_is_told_of_all_of_them(kind):
+    federation = Federation(adapted(parametrisation=LORA, method=kind))
+    lengths, layout = federation.lengths, federation.layout
+    cohorts = [[0, 1], [0, 2], [0, 1], [3]]
+    drawn = lambda round: np.array(cohorts[round])  # noqa: E731
+    added = [federation.method.besides(federation.context, cohort) for cohort in cohorts]
+    plain = lengths.down(0, drawn)
+    assert len(set(plain.tolist())) == 1
+    dense = sum(pair.inputs * pair.outputs for pair in layout.factors)
+    missed = {0: added[2], 1: added[2], 2: added[1] + added[2], 3: sum(added[:3]), 9: sum(added[:3])}
+    told = lengths.down(3, drawn) - plain
+    for node, numbers in missed.items():
+        assert told[node] == pytest.approx(4 * min(numbers, dense), abs=100)  # And a longer header.
+    assert (lengths.down(1, drawn) == lengths.down(1, drawn)).all()
+    assert (lengths.down(3, drawn) - plain == told).all()

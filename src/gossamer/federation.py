@@ -299,7 +299,7 @@ class Federation:
         if not self.downlink.fixed:
             self.down(-1, self.view(-1, round, self.participants(round)))
             return np.full(self.nodes, self._told[2])
-        return self.lengths.down(self._drawn(round - 1) if round else None)
+        return self.lengths.down(round, self._drawn)
 
     def prepare(
         self, node: int, round: int, participants: Array, state: dict[str, Tensor] | None = None

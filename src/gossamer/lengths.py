@@ -10,6 +10,7 @@ Shapes: N nodes, D columns of a row.
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from gossamer.errors import ExperimentError
 from gossamer.lowrank import held
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -46,6 +47,10 @@ class Lengths:
             _check(experiment, up, context)
         self._up, self._down, self._whole = up, down, (up_bytes, down_bytes)
         self._sizes: dict[tuple[bool, int, int], int] = {}
+        self._played, self._added = 0, 0
+        """Rounds looked at, and numbers added to the shared part in them."""
+        self._has_N = np.zeros(context.nodes, np.int64)
+        """How many of these each node has been sent."""
 
     @property
     def varies(self) -> bool:
@@ -79,14 +84,31 @@ class Lengths:
             return np.full(self.context.nodes, self._whole[0], np.int64)
         return np.array([self._size(True, rank, 0) for rank in self.context.ranks], np.int64)
 
-    def down(self, before: Sequence[int] | Array | None) -> Array:
-        """[N] bytes of what a server sends each node, after it heard the nodes `before` a round ago (None:
-        before the first round)."""
-        besides = 0 if before is None else self.method.besides(self.context, [int(node) for node in before])
-        if not self.varies:
-            size = self._size(False, 0, besides) if besides else self._whole[1]
-            return np.full(self.context.nodes, size, np.int64)
-        return np.array([self._size(False, rank, besides) for rank in self.context.ranks], np.int64)
+    def down(self, round: int, drawn: Callable[[int], Array]) -> Array:
+        """[N] bytes of what a server sends each node that takes part in a round; `drawn` tells who did in which.
+
+        Who missed rounds is told of all that was added to the shared part since, or what it is now where that is less.
+        """
+        missing_N = self._missing(round, drawn)
+        if not missing_N.any() and not self.varies:
+            return np.full(self.context.nodes, self._whole[1], np.int64)
+        ranks = self.context.ranks or (0,) * self.context.nodes
+        told = [self._size(False, rank, int(more)) for rank, more in zip(ranks, missing_N, strict=True)]
+        return np.array(told, np.int64)
+
+    def _missing(self, round: int, drawn: Callable[[int], Array]) -> Array:
+        """How many numbers of what was added to the shared part each node has not been sent [N]."""
+        shared = sum(math.prod(entry.shape) for entry in self.context.layout.shared)
+        if not self.method.merges_into_base:
+            return np.zeros(self.context.nodes, np.int64)
+        if round < self._played:
+            self._played, self._added, self._has_N = 0, 0, np.zeros(self.context.nodes, np.int64)
+        while self._played < round:
+            cohort = drawn(self._played)
+            self._has_N[cohort] = self._added
+            self._added += self.method.besides(self.context, [int(node) for node in cohort])
+            self._played += 1
+        return np.minimum(self._added - self._has_N, shared)
 
     def _size(self, up: bool, rank: int, besides: int) -> int:
         """Bytes of a message of a node, or to a node, of this rank (0: of whole length)."""

@@ -71,16 +71,19 @@ def traffic(
     sizes: list[int] = []
     seconds: list[float] = []
     up_N = np.full(nodes, up_bytes, np.int64) if lengths is None else lengths.up
-    before: Array | None = None
+
+    def drawn(round: int) -> Array:
+        return schedule.participants(nodes, round, generator(seed, "participants", round=round))
+
     spent, clock, first, told_bytes = 0, 0.0, 0, 0
     for round in range(experiment.rounds if rounds is None else rounds):
-        present = schedule.participants(nodes, round, generator(seed, "participants", round=round))
+        present = drawn(round)
         first = first or len(present)
         told = (experiment.clock, seed, round, present, steps_N)
         if world != "graph":
             transfers.append(2 * len(present) if world == "server" else 0)
-            down_N = np.full(nodes, down_bytes, np.int64) if lengths is None else lengths.down(before)
-            before, down = present, int(down_N[present].sum())
+            down_N = np.full(nodes, down_bytes, np.int64) if lengths is None else lengths.down(round, drawn)
+            down = int(down_N[present].sum())
             sizes.append(int(up_N[present].sum()) + down if world == "server" else 0)
             if experiment.secure_sum is not None:
                 spoken = protocol_bytes(attendance(experiment, present, round), nodes, sealed)

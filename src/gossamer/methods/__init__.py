@@ -206,8 +206,8 @@ class Method(Plug):
         return {"row": state["row"]}
 
     def besides(self, context: Context, heard: Sequence[int]) -> int:
-        """How many numbers a server sends to each node besides its message: what it added to the shared part after it
-        heard these nodes in the round before (none before the first round)."""
+        """How many numbers a server sends besides its messages about what it added to the shared part after it heard
+        these nodes: to each node once, in the next round that it takes part in."""
         return 0
 
     def prepare(self, own: State, down: State, view: View) -> Task:
