@@ -252,3 +252,63 @@ def test_who_missed_rounds_is_told_of_all_of_them(kind):
         assert told[node] == pytest.approx(4 * min(numbers, dense), abs=100)  # And a longer header.
     assert (lengths.down(1, drawn) == lengths.down(1, drawn)).all()
     assert (lengths.down(3, drawn) - plain == told).all()
+
+
+@pytest.mark.parametrize("kind", ["flora", "fedex_lora"])
+def test_merging_into_convolutions(kind, tmp_path):
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+
+    part = {"kind": "lora", "rank": 2, "targets": ["0"]}
+    run = gossamer.run(adapted(model=network, parametrisation=part, method=kind, rounds=2), tmp_path / "run")
+    assert run.record["status"] == "finished"
+
+
+def test_a_tied_weight_cannot_be_merged_into():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+            self.last.weight = self.first.weight
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.head(self.last(self.first(inputs.flatten(1)).tanh()))
+
+    part = {"kind": "lora", "rank": 2, "targets": ["last"]}
+    with pytest.raises(ExperimentError, match="another layer's weight too"):
+        Federation(adapted(model=Tied, parametrisation=part, method="flora"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method": "flora", "downlink": ["int8"]}, "leave the transforms out"),
+        ({"method": "rolora", "transforms": ["error_feedback", {"kind": "top_k", "share": 0.1}]}, "without memory"),
+        ({"method": "rolora", "transforms": ["power_sgd"]}, "without memory"),
+        ({"method": "rolora", "aggregator": "foolsgold"}, "of B and of A in turn"),
+    ],
+)
+def test_factors_in_turn_and_merged_bases_say_what_they_cannot_do(changes, words):
+    with pytest.raises(ExperimentError, match=words):
+        adapted(parametrisation=LORA, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"clock": "events", "method": "fedbuff"}, "clock.kind = 'events'"),
+        ({"aggregator": "foolsgold"}, "aggregator.kind = 'foolsgold'"),
+    ],
+)
+def test_ranks_that_differ_are_not_for_everything(changes, words):
+    with pytest.raises(ExperimentError, match=words):
+        gossamer.plan(adapted(parametrisation=MIXED, **changes))
+
+
+def test_a_run_on_kept_features_gives_the_whole_model(tmp_path):
+    run = gossamer.run(adapted(parametrisation="head"), tmp_path / "run")
+    assert run.record["input_shape"] == [1, 8, 8]
+    images = torch.randn(2, 1, 8, 8)
+    assert run.model()(images).shape == (2, 10)
+    assert run.model(0)(images).shape == (2, 10)
+    assert torch.equal(run.model()(images), run.model(0)(images))

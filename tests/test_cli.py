@@ -19,7 +19,7 @@ from gossamer.plugs import discover, families
 
 COMMANDS = ["run", "sweep", "resume", "new", "validate", "plan", "runs", "runs list", "runs clean", "compare",
             "report", "export", "list", "doctor", "study", "study run", "study show", "study list",
-            "worst", "audit", "audit membership", "audit inversion"]  # fmt: skip
+            "worst", "audit", "audit membership", "audit inversion", "pretrain"]  # fmt: skip
 
 
 # ---- what starts fast ----------------------------------------------------------------------------------------

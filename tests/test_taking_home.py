@@ -383,7 +383,7 @@ def test_bad_lines_of_the_command(call, home, tmp_path):
         assert err.count("\n") == 1
     alone = gossamer.run(asked(method="local"), tmp_path / "alone")
     assert (
-        "there is no common model; every node has its own: model(node=0)"
+        "there is no common model, every node has its own; name one with --node"
         in call("export", alone.folder, "--as", "merged")[2]
     )
     record = json.loads((alone.folder / "record.json").read_text())

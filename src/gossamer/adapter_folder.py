@@ -127,11 +127,11 @@ def _known_base(run: Run, base: Any, heads: Collection[str], task: Task) -> str:
     place = Path(model.base).expanduser()
     where = str(place.resolve()) if place.is_dir() else str(model.base)
     more = {} if task == "causal_lm" else {"num_labels": len(run.record["classes"]), "ignore_mismatched_sizes": True}
-    theirs = getattr(library("transformers"), CLASSES[task]).from_pretrained(where, dtype=torch.float32, **more)
-    there = theirs.state_dict()
+    maker = getattr(library("transformers"), CLASSES[task])
+    theirs = maker.from_pretrained(where, dtype=torch.float32, use_safetensors=True, **more).state_dict()
     half = torch.bfloat16 if model.precision == "bfloat16" else torch.float32
     for name, ours in base.model.state_dict().items():
-        value = there[name]
+        value = theirs[name]
         alike = torch.equal(value, ours) or torch.equal(value.to(half).float(), ours)
         if not alike and not any(f"{name}.".startswith(f"{head}.") for head in heads):
             return ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
+from gossamer.pretrained import located
 
 if TYPE_CHECKING:
     from gossamer.data import Data
@@ -28,11 +29,21 @@ def base_folder(path: str | Path) -> Path:
 
 
 def with_tokenizer(data: Data, model: Model) -> Data:
-    """The data with the tokenizer of the model's base, where they name none themselves and the base has one."""
+    """The data, if they are texts that name no tokenizer, with that of the model's base.
+
+    Raises ExperimentError where the base has none: its embeddings would stand for other tokens.
+    """
     base = str(getattr(with_base(model), "base", ""))
-    if getattr(data, "tokenizer", None) != "" or not base or not (Path(base).expanduser() / "tokenizer.json").exists():
+    if getattr(data, "tokenizer", None) != "" or not base:
         return data
-    return data.model_copy(update={"tokenizer": base})
+    folder = Path(base).expanduser()
+    folder = folder if folder.is_dir() else located(base, weights=True)
+    if not (folder / "tokenizer.json").is_file():
+        raise ExperimentError(
+            f"data.tokenizer: model.base = '{base}' brings no tokenizer.json, so nobody knows which tokens its "
+            "embeddings stand for; name the file of its tokenizer"
+        )
+    return data.model_copy(update={"tokenizer": str(folder)})
 
 
 def with_base(model: Model) -> Model:

@@ -155,7 +155,8 @@ class PrivateSteps:
                 grad.add_(part)
         for grad in grads:
             grad.div_(min(batch, len(mine)))
-        return Step(grads, labels.numel(), right, loss * labels.numel() if len(inputs) else 0.0)
+        seen = int((labels >= 0).sum())
+        return Step(grads, seen, right, loss * seen if len(inputs) else 0.0)
 
 
 # ---- what has no gradient of single examples -------------------------------------------------------------------------

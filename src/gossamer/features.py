@@ -9,10 +9,12 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from gossamer.anatomy import features, from_features, steady
+from gossamer.errors import ExperimentError
 from gossamer.parametrisations.head import Head
 from gossamer.training import evaluation_batch
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from gossamer.experiment import Experiment
@@ -31,21 +33,24 @@ def keeps_features(experiment: Experiment, module: nn.Module, shards: Shards) ->
         return False
     import torch
 
-    return steady(module, torch.from_numpy(shards.test_inputs[:2]))
+    try:
+        return steady(module, torch.from_numpy(shards.test_inputs[:2]))
+    except ExperimentError:
+        return False  # The head is more than one layer at the end.
 
 
-def featured(module: nn.Module, shards: Shards) -> tuple[Shards, nn.Module]:
+def featured(module: nn.Module, shards: Shards, dtype: torch.dtype) -> tuple[Shards, nn.Module]:
     """The shards with features [M, d] for inputs, and the module that takes these, with the same parameters."""
-    inputs, test_inputs = (_of(module, items) for items in (shards.inputs, shards.test_inputs))
+    inputs, test_inputs = (_of(module, items, dtype) for items in (shards.inputs, shards.test_inputs))
     return dataclasses.replace(shards, inputs=inputs, test_inputs=test_inputs), from_features(module)
 
 
-def _of(module: nn.Module, inputs_M: Array) -> Array:
+def _of(module: nn.Module, inputs_M: Array, dtype: torch.dtype) -> Array:
     import torch
 
     module.eval()
     size = evaluation_batch(inputs_M.shape[1:])
     with torch.no_grad():
         parts = [features(module, torch.from_numpy(inputs_M[i : i + size])) for i in range(0, len(inputs_M), size)]
-    found: Array = torch.cat(parts).to(torch.from_numpy(inputs_M[:0]).dtype).numpy()
+    found: Array = torch.cat(parts).to(dtype).numpy()
     return found

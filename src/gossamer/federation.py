@@ -101,7 +101,8 @@ class Federation:
         self.nodes = len(self.shards.train)
         self.has_server = self.method.world == "server"
         items = NodeItems.of(self.shards)
-        shape = tuple(int(n) for n in self.shards.inputs.shape[1:])
+        self.shape = shape = tuple(int(n) for n in self.shards.inputs.shape[1:])
+        """Of an item as the model takes it."""
         module = initial_module(experiment, shape, len(self.shards.classes))
         self.layout = experiment.parametrisation.layout(module)
         self.resident = Resident(module, self.layout, dtype)
@@ -110,7 +111,7 @@ class Federation:
         check_output(self.resident, items, len(self.shards.classes))
         check_tokens(module, self.shards, experiment)
         if keeps_features(experiment, module, self.shards):
-            self.shards, module = featured(module, self.shards)
+            self.shards, module = featured(module, self.shards, dtype)
             self.resident, items = Resident(module, self.layout, dtype), NodeItems.of(self.shards)
         check_batches(module, experiment.learner, self.shards.sizes, self.shards.draw_NC is not None)
         if experiment.privacy.guards == "gradients":

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 def check_adapters(experiment: Experiment) -> None:
     """Raise ExperimentError that names the field, the value and the fix."""
     rule, part, model = experiment.aggregator, experiment.parametrisation, experiment.model
+    if experiment.method.merges_into_base and experiment.downlink:
+        raise ExperimentError(
+            f"downlink: method.kind = '{experiment.method.kind}' tells nodes what it added to the base, which all must "
+            "know exactly; leave the transforms out"
+        )
     if rule.whole and experiment.method.world != "graph":
         raise ExperimentError(
             f"aggregator.kind = '{rule.kind}': it multiplies the factors of whole models, but method.kind = "

@@ -99,7 +99,7 @@ class Routes:
         return max(1, NUMBERS[self.taken] // self._held[self.taken])
 
     def gradients(self, inputs_B: Tensor, labels_B: Tensor) -> Found:
-        """Of B items; the loss of a sequence is the mean over its positions."""
+        """Of B items; the loss of a sequence is the mean over its positions that count."""
         return self._by[self.taken](inputs_B, labels_B)
 
     def _losses(self, logits: Tensor, labels_B: Tensor) -> Tensor:
@@ -107,7 +107,8 @@ class Routes:
 
         flat, wanted = logits.flatten(0, -2), labels_B.flatten()
         each = cross_entropy(flat, wanted, label_smoothing=self.smoothing, reduction="none")
-        return each.view(len(labels_B), -1).mean(1)
+        counted_B = (labels_B.reshape(len(labels_B), -1) >= 0).sum(1)
+        return each.view(len(labels_B), -1).sum(1) / counted_B
 
     # ---- one example at a time ---------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ def about(federation: Federation, backend: str, reason: str, workers: int) -> di
         "classes": list(shards.classes),
         "names": list(shards.names),
         "licence": federation.licence,
-        "input_shape": list(shards.inputs.shape[1:]),
+        "input_shape": list(federation.shape),
         "edges": federation.exchanges.links(0).tolist(),
         "message_bytes": {"up": federation.up_bytes, "down": federation.down_bytes},
         "setup_bytes": federation.setup_bytes * federation.nodes,

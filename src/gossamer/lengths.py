@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gossamer import wire
+from gossamer.aggregators import Remembering
 from gossamer.coding import Chain
 from gossamer.errors import ExperimentError
 from gossamer.lowrank import held
@@ -147,5 +148,12 @@ def _check(experiment: Experiment, up: Chain, context: Context) -> None:
     if experiment.secure_sum is not None or experiment.privacy.guards in ("changes", "sums"):
         what = "secure_sum" if experiment.secure_sum is not None else f"privacy.kind = '{experiment.privacy.kind}'"
         raise ExperimentError(f"{what}: its masks or noise would tell and fill what nodes have no rank for; {ranks}")
+    if experiment.clock.kind == "events":
+        raise ExperimentError(f"clock.kind = 'events': by the clock all messages are of one length; {ranks}")
+    if isinstance(experiment.aggregator, Remembering):
+        raise ExperimentError(
+            f"aggregator.kind = '{experiment.aggregator.kind}': records of nodes of different rank cannot be compared; "
+            f"use another rule, or {ranks}"
+        )
     if getattr(experiment.attack, "aim", "") == "neighbour":
         raise ExperimentError(f"attack.aim = 'neighbour': messages of nodes of different rank are cut once; {ranks}")

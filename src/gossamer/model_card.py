@@ -182,6 +182,10 @@ def _training(run: Run, subject: Subject) -> list[str]:
     ]
     if sent:
         up, down = (units.size(record["message_bytes"][way]) for way in ("up", "down"))
+        if run.experiment.method.merges_into_base:
+            # What was added to the base travels besides the server's message.
+            each = 2 * (sent - record["setup_bytes"]) / sum(rounds["transfers"])
+            down = f"{units.size(each - record['message_bytes']['up'])} on average"
         told = f"sends {up} and hears {down}" if world == "server" else f"sends {up} to each neighbour"
         once = units.size(record["setup_bytes"] / record["nodes"])
         lines.append(f"in a round a node {told}, before the first one it gets {once}; all in all: {units.size(sent)}")

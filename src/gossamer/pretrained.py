@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
-FILES = ["config.json", "*.safetensors", "*.safetensors.index.json"]
+FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"]
 SET_ELSEWHERE = {
     "num_labels": "it is the number of classes of the data",
     "id2label": "labels are those of the data",

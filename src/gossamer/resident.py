@@ -63,7 +63,8 @@ class Resident:
         them, in every process."""
         parameters = dict(self.module.named_parameters())
         for entry in self.layout.shared:
-            parameters[entry.name].data = shared_S[entry.start : entry.stop].view(entry.shape)
+            weight = parameters[entry.name]
+            weight.data = shared_S[entry.start : entry.stop].view(weight.shape)
 
     def shared(self, dtype: torch.dtype) -> Tensor:
         """A copy [S] of the frozen weights that have low-rank changes.
@@ -73,6 +74,11 @@ class Resident:
         import torch
 
         parameters = dict(self.module.named_parameters())
+        if tied := next((entry.name for entry in self.layout.shared if entry.name not in parameters), None):
+            raise ExperimentError(
+                f"parametrisation.targets: '{tied}' is another layer's weight too (tied embeddings), and cannot be "
+                "merged into; leave it out, or use method = 'flexlora'"
+            )
         found = [parameters[entry.name].detach() for entry in self.layout.shared]
         if not found:
             raise ExperimentError(

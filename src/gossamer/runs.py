@@ -180,7 +180,7 @@ class Run:
                 federation.resident.load(task.row)
             else:
                 federation.trainer.train(task, node, done)
-        return federation.resident.module.eval()
+        return federation.whole.eval()
 
     def plot(self, metric: str = "test_accuracy") -> Figure:
         """Curves of a metric over rounds, as a matplotlib figure."""

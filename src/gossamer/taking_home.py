@@ -41,7 +41,7 @@ def take_home(run: Run, form: Form, folder: str | Path | None = None, node: int 
     such model, or the library no such form.
     """
     place = Path(folder) if folder else run.folder / (form if node is None else f"{form}-node{node}")
-    _require(run, form, place)
+    _require(run, form, place, node)
     with quiet(), whole_folder(place) as aside:
         module: Any = run.model(node)
         if module.half_precision:
@@ -60,7 +60,7 @@ def take_home(run: Run, form: Form, folder: str | Path | None = None, node: int 
     return place
 
 
-def _require(run: Run, form: Form, place: Path) -> None:
+def _require(run: Run, form: Form, place: Path, node: int | None) -> None:
     """Raise RunError where there is nothing that could be written, or no room for it."""
     experiment = run.experiment
     if not isinstance(experiment.model, HuggingFace):
@@ -70,6 +70,8 @@ def _require(run: Run, form: Form, place: Path) -> None:
         )
     if run.record["status"] != "finished":
         raise RunError(f"{run.folder} has not finished ({run.record['status']}); go on: gossamer resume {run.folder}")
+    if node is None and not (run.folder / "model.safetensors").is_file():
+        raise RunError(f"{run.folder}: there is no common model, every node has its own; name one with --node")
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise RunError(f"{place} exists and is not empty; name another folder with --to")
     if form == "merged" and experiment.model.bits is not None:

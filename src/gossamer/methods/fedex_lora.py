@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 class FedExLoRA(FlexLoRA):
-    """The mean of the factors, as in FedIT, and its error added to the base: nothing is lost.
+    """The mean of the factors, as in FedIT, and its error added to the base: nothing is lost at the server.
 
         A <- sum_k p_k A_k,     B <- sum_k p_k B_k,     W <- W + s * (sum_k p_k B_k A_k - B A)
 
     What is added is sum_k p_k (B_k - B)(A_k - A). Nodes are sent it as factors: K ranks for each rank that K of those
     heard have, K - 1 where all have it; or the sum itself, where it is shorter. p_k as in 'flexlora'; what is not a
-    factor (a head, biases, buffers) is averaged.
+    factor (a head, biases, buffers) is averaged. Where ranks differ, nodes of smaller rank go on from the first ranks
+    of the mean, which is not the server's model: 'flora' is exact for them too.
     """
 
     source: ClassVar[str] = "Singhal, Ponkshe and Vepakomma 2025 (arXiv 2410.09432)"

@@ -51,6 +51,16 @@ class RoLoRA(FedAvg):
 
     def check(self, settings: Any) -> None:
         require_factors(self, settings)
+        if any(step.chained or step.kind == "power_sgd" for step in settings.transforms):
+            raise ExperimentError(
+                "transforms: with method.kind = 'rolora' the numbers of a message are those of B in one round and of A "
+                "in the next, so what was lost of one cannot be added to the other; use steps without memory"
+            )
+        if getattr(settings.aggregator, "history", False):
+            raise ExperimentError(
+                f"aggregator.kind = '{settings.aggregator.kind}' compares messages of all rounds, which with "
+                "method.kind = 'rolora' are of B and of A in turn; use another rule or another method"
+            )
         if settings.nodes and (ranks := settings.parametrisation.ranks(settings.nodes)):
             raise ExperimentError(
                 "parametrisation.rank: with method.kind = 'rolora' the factor that rests is the same at all nodes, but "
