@@ -39,6 +39,9 @@ def write_adapter(run: Run, module: nn.Module, folder: Path) -> nn.Module:
     _keep_heads(configuration, saved, task)
     adapted = peft.get_peft_model(base.model, configuration)
     configuration.base_model_name_or_path = known or "base"
+    for name, value in vars(configuration).items():
+        if isinstance(value, set):
+            setattr(configuration, name, sorted(value))  # The same file every time.
     _fill(run, adapted, module, heads)
     adapted.save_pretrained(folder, save_embedding_layers=False)
     loaded: Any = plain(run)
