@@ -110,7 +110,7 @@ ROBUST = [kind for kind in KINDS if issubclass(discover(Aggregator)[kind], Robus
 
 
 def test_only_the_averages_are_not_robust() -> None:
-    assert set(KINDS) - set(ROBUST) == {"mean", "variance_corrected"}
+    assert set(KINDS) - set(ROBUST) == {"mean", "product_mean", "variance_corrected"}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
