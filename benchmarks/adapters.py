@@ -1,10 +1,11 @@
 """What federated adapters cost: against a bare loop, against a plain peft loop, and in memory.
 
-    python benchmarks/adapters.py time [--save FILE]      # on a quiet machine about 4 minutes
-    python benchmarks/adapters.py memory [--save FILE]    # about 3 minutes
+    python benchmarks/adapters.py time [--save FILE]      # on a quiet machine about 6 minutes
+    python benchmarks/adapters.py memory [--save FILE]    # about 4 minutes
 
 Prints one JSON object. Times are medians of five, interleaved, one thread in every process unless said; all loops do
-the same steps: 16 nodes, 2 SGD steps each with 8 images, LoRA of rank 8 on queries and values of a vision transformer.
+the same steps: 16 nodes, 2 SGD steps each with 8 images, LoRA of rank 8 on queries and values of a vision transformer,
+once that of the study `fedpeft` (4 blocks of width 96, 16 patches), once a larger one (6 of width 192, 64 patches).
 
 bare             one peft model, one flat vector of what is trained: copied in, stepped, folded. No records.
 peer             the usual loop with the peft library: for each node set_peft_model_state_dict, a new torch.optim.SGD,
@@ -13,7 +14,8 @@ gossamer         the engine with recording on; `two cores` is its parallel back 
                  with one and with two threads, whichever is faster
 adapters_apart   largest difference of an adapter number between peer and Gossamer after two rounds, in float64
 memory           peak PSS of a run with a 22 M parameter ViT (ViT-S/16) with LoRA: 1 node and 64 nodes in one process,
-                 and 64 nodes with 1, 2 and 3 workers; and the data of 64 nodes
+                 and 64 nodes with 1 and 3 workers, in steps of one image and of two; and the data of 64 nodes. What a
+                 further worker adds beside activations is what would be left at no image
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ from gossamer.federation import Federation
 from gossamer.memory import family_pss
 
 REPEATS, ROUNDS, NODES, STEPS, BATCH, LR, RANK = 5, 4, 16, 2, 8, 0.05, 8
+LITTLE = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384}
+LITTLE |= {"image_size": 32, "patch_size": 8}
 MIDDLE = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 768}
 MIDDLE |= {"image_size": 32, "patch_size": 4}
 SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
@@ -205,11 +209,11 @@ def seconds(loop: Callable[[], object]) -> float:
     return (time.perf_counter() - clock) / ROUNDS
 
 
-def apart() -> float:
+def apart(size: dict[str, int]) -> float:
     """The largest difference between the peer's adapter and ours after two rounds in float64."""
-    asked = experiment(MIDDLE, NODES, dtype="float64", rounds=2)
+    asked = experiment(size, NODES, dtype="float64", rounds=2)
     loops = Loops(asked.replace(rounds=ROUNDS))
-    peer = Peer(loops, MIDDLE, torch.float64).run(2)
+    peer = Peer(loops, size, torch.float64).run(2)
     with tempfile.TemporaryDirectory() as place:
         ours = gossamer.run(asked, Path(place) / "run").model().state_dict()
     found = 0.0
@@ -222,11 +226,11 @@ def apart() -> float:
     return found
 
 
-def times() -> dict[str, Any]:
+def times(size: dict[str, int]) -> dict[str, Any]:
     """The three loops, interleaved."""
-    asked = experiment(MIDDLE, NODES, rounds=ROUNDS + 2)
+    asked = experiment(size, NODES, rounds=ROUNDS + 2)
     loops = Loops(asked)
-    peer = Peer(loops, MIDDLE, torch.float32)
+    peer = Peer(loops, size, torch.float32)
     found: dict[str, list[float]] = {}
     for _ in range(REPEATS):
         torch.set_num_threads(1)
@@ -246,16 +250,16 @@ def times() -> dict[str, Any]:
         "peer / gossamer": middle["peer"] / middle["gossamer"],
         "peer / gossamer, two cores": min(middle["peer"], middle["peer, two threads"])
         / middle["gossamer, two workers"],
-        "adapters_apart": apart(),
+        "adapters_apart": apart(size),
     }
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------
 
 
-def peak(nodes: int, workers: int) -> int:
+def peak(nodes: int, workers: int, batch: int = 2) -> int:
     """Peak PSS of a run, all its processes together."""
-    code = [sys.executable, __file__, "run", str(nodes), str(workers)]
+    code = [sys.executable, __file__, "run", str(nodes), str(workers), str(batch)]
     running, most = subprocess.Popen(code, stdout=subprocess.DEVNULL), 0
     while running.poll() is None:
         most = max(most, family_pss(running.pid))
@@ -269,15 +273,16 @@ def memory() -> dict[str, Any]:
     """Of one node, of 64, and of more workers."""
     one, many = peak(1, 0), peak(64, 0)
     items = data(64)
-    by_workers = {workers: peak(64, workers) for workers in (1, 2, 3)}
+    further = {batch: (peak(64, 3, batch) - peak(64, 1, batch)) / 2 for batch in (1, 2)}
     size = sum(a.nbytes for a in (items.train.inputs, items.train.labels, items.test.inputs, items.test.labels))
     return {
         "one node": one,
         "64 nodes": many,
         "data of 64 nodes": size,
         "64 nodes / (one node + data)": many / (one + size),
-        "64 nodes by workers": by_workers,
-        "each further worker": (by_workers[3] - by_workers[1]) / 2,
+        "each further worker, one image": further[1],
+        "each further worker, two images": further[2],
+        "each further worker, beside activations": 2 * further[1] - further[2],
         "base": 4 * 21_665_664,
     }
 
@@ -286,17 +291,18 @@ def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("time", "memory", "run"))
-    parser.add_argument("numbers", nargs="*", type=int, help="run: nodes, workers (0: no worker processes)")
+    parser.add_argument("numbers", nargs="*", type=int, help="run: nodes, workers (0: none), images")
     parser.add_argument("--save", type=Path, help="add the result to this file, under its name")
     asked = parser.parse_args()
     if asked.what == "run":
-        nodes, workers = asked.numbers
+        nodes, workers, batch = asked.numbers
         backend = {"backend": "parallel", "workers": workers} if workers else {"backend": "eager"}
         with tempfile.TemporaryDirectory() as place:
-            learner = {"lr": LR, "batch_size": 2, "steps": 1}
+            learner = {"lr": LR, "batch_size": batch, "steps": 1}
             gossamer.run(experiment(SMALL, nodes, rounds=2, learner=learner, **backend), Path(place) / "run")
         return
-    found = times() if asked.what == "time" else memory()
+    sizes = {"4 blocks of 96": LITTLE, "6 blocks of 192": MIDDLE}
+    found = {name: times(size) for name, size in sizes.items()} if asked.what == "time" else memory()
     from importlib.metadata import version
 
     found["versions"] = {name: version(name) for name in ("torch", "transformers", "peft")}
