@@ -16,6 +16,7 @@ from gossamer import rounds
 from gossamer.errors import ExperimentError
 from gossamer.experiment import Experiment
 from gossamer.federation import Federation
+from gossamer.lowrank import add_to, products
 
 peft = pytest.importorskip("peft", reason="needs the extra 'foundation'")
 
@@ -62,7 +63,13 @@ def test_what_travels_is_what_was_planned(world, tmp_path):
     assert sum(sizes) == planned.bytes_total
 
 
-@pytest.mark.parametrize("world", ["flora", "fedex_lora, mixed", "alternating", "gossip of mixed ranks", "head"])
+@pytest.mark.parametrize(
+    "world",
+    [
+        *("one factor", "alternating", "flora", "flexlora, mixed", "fedex_lora, mixed", "some take part"),
+        *("gossip of products", "gossip of mixed ranks", "head"),
+    ],
+)
 def test_the_same_bits_on_workers_and_after_a_restart(world, tmp_path):
     experiment = adapted(**WORLDS[world])
     whole = gossamer.run(experiment, tmp_path / "whole")
@@ -211,6 +218,8 @@ def test_what_works_on_rows_of_one_length_says_so(changes, words):
         ({"aggregator": "product_mean", **RING}, "parametrisation = 'lora'"),
         ({"parametrisation": {**LORA, "train": "b"}, "aggregator": "product_mean", **RING}, "train = 'both'"),
         ({"parametrisation": LORA, **RING, "method": "flora"}, "needs a server"),
+        ({"parametrisation": {**MIXED, "train": "b"}}, "not train = 'b'; give one rank"),
+        ({"parametrisation": {**MIXED, "dora": True}}, "not dora = true; give one rank"),
     ],
 )
 def test_rules_for_factors_say_what_they_need(changes, words):
@@ -254,6 +263,38 @@ def test_who_missed_rounds_is_told_of_all_of_them(kind):
     assert (lengths.down(3, drawn) - plain == told).all()
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learner": {"lr": 0.1, "momentum": 0.9, "steps": 2}}, "set method.keep_optimizer = false"),
+        ({"learner": {"kind": "adam", "lr": 0.1, "steps": 2}}, "set method.keep_optimizer = false"),
+        ({"method": "quasi_global_momentum"}, "method.kind = 'quasi_global_momentum' remembers"),
+        ({"method": "tail_averaged"}, "method.kind = 'tail_averaged' remembers"),
+        ({"method": {"kind": "dsgd", "pull_back": 0.1}}, "leave method.pull_back out"),
+        ({"clock": "events"}, "use clock = 'rounds'"),
+        ({"schedule": "adaptive"}, "schedule.kind = 'adaptive' looks at them"),
+    ],
+)
+def test_nothing_may_refer_to_factors_that_a_rule_of_products_makes_anew(changes, words):
+    with pytest.raises(ExperimentError, match=words):
+        adapted(**{"parametrisation": LORA, "aggregator": "product_mean", **RING, **changes})
+
+
+def test_distances_between_rows_that_stand_for_products_are_not_told(tmp_path):
+    for rule, told in (("mean", True), ("product_mean", False)):
+        run = gossamer.run(adapted(parametrisation=LORA, aggregator=rule, **RING), tmp_path / rule)
+        assert (run.rounds.to_pydict()["consensus_distance"][-1] is not None) == told
+
+
+def test_ranks_that_a_node_lacks_do_not_move_and_do_not_shrink(tmp_path):
+    """FedAvg is of changes: without steps of any length the factors of all ranks stay as they were."""
+    run = gossamer.run(adapted(parametrisation=MIXED, learner={"lr": 1e-30, "steps": 1}), tmp_path / "run")
+    federation = Federation(adapted(parametrisation=MIXED))
+    before = federation.population.state["row"][0][: federation.layout.trainable]
+    after = state_of(run)["state.row"][0][: federation.layout.trainable]
+    torch.testing.assert_close(before, after, rtol=1e-6, atol=1e-20)
+
+
 @pytest.mark.parametrize("kind", ["flora", "fedex_lora"])
 def test_merging_into_convolutions(kind, tmp_path):
     def network() -> nn.Module:
@@ -262,6 +303,20 @@ def test_merging_into_convolutions(kind, tmp_path):
     part = {"kind": "lora", "rank": 2, "targets": ["0"]}
     run = gossamer.run(adapted(model=network, parametrisation=part, method=kind, rounds=2), tmp_path / "run")
     assert run.record["status"] == "finished"
+
+    federation = Federation(adapted(model=network, parametrisation=part, method=kind))
+    (pair,), module = federation.layout.factors, federation.resident.module.eval()
+    images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    row_D = federation.resident.row.clone()
+    a_rn, b_mr = products(row_D, pair)
+    b_mr.copy_(torch.randn(b_mr.shape, generator=torch.Generator().manual_seed(1)))
+    federation.resident.load(row_D)
+    beside = module(images)
+    shared_S = federation.population.state["shared"][0]
+    shared_S.copy_(add_to(shared_S, federation.layout, [(b_mr.double(), a_rn.double())]))
+    b_mr.zero_()
+    federation.resident.load(row_D)
+    torch.testing.assert_close(module(images), beside, rtol=1e-5, atol=1e-5)
 
 
 def test_a_tied_weight_cannot_be_merged_into():

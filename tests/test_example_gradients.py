@@ -94,6 +94,23 @@ def test_the_order_of_the_examples_does_not_matter(name: str) -> None:
     assert torch.allclose(one, other, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", ["mlp", "char_gru"])
+def test_parts_that_rest_count_in_no_norm(name: str) -> None:
+    """It is as if they were frozen."""
+    module, shape, _ = build(name)
+    frozen = copy.deepcopy(module)
+    rests = [place % 2 == 1 for place, _ in enumerate(module.parameters())]
+    for parameter, rest in zip(frozen.parameters(), rests, strict=True):
+        parameter.requires_grad_(not rest)
+    examples, inputs, labels = made(module, shape, clip=0.1)
+    wanted = torch.cat(made(frozen, shape, clip=0.1)[0].clipped_sum(inputs, labels)[0])
+    sums = examples.clipped_sum(inputs, labels, rests)[0]
+    assert not any(bool(part.any()) for part, rest in zip(sums, rests, strict=True) if rest)
+    moving = torch.cat([part for part, rest in zip(sums, rests, strict=True) if not rest])
+    assert torch.allclose(moving, wanted, rtol=0, atol=1e-12)
+    assert not torch.allclose(moving, torch.cat(examples.clipped_sum(inputs, labels)[0])[: len(moving)], atol=1e-6)
+
+
 def test_nobody_drawn_is_a_sum_of_nothing() -> None:
     module, shape, _ = build("lenet5")
     examples, inputs, labels = made(module, shape)

@@ -17,6 +17,8 @@ from gossamer.privacy.per_example import rate_of
 from gossamer.randomness import gaussian, generator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from torch import Tensor, nn
 
@@ -78,8 +80,12 @@ class ExampleGradients:
         """How gradients come about: 'opacus', 'vmap' or 'loop'."""
         return self.routes.taken
 
-    def clipped_sum(self, inputs_B: Tensor, labels_B: Tensor) -> tuple[list[Tensor], float, int]:
+    def clipped_sum(
+        self, inputs_B: Tensor, labels_B: Tensor, rests: Sequence[bool] = ()
+    ) -> tuple[list[Tensor], float, int]:
         """sum_i g_i min(1, C / ||g_i||) for each part of the row, the mean loss, and how many labels were right.
+
+        Parts that `rests` names are not trained: they count in no norm, and their sum is zero.
 
         An example is an item of the batch; the loss of a sequence is the mean over its positions. No summand is longer
         than C, whatever rounding does. Raises FloatingPointError where a gradient is not finite.
@@ -91,6 +97,8 @@ class ExampleGradients:
         for start in range(0, len(inputs_B), size):
             chunk = slice(start, start + size)
             gradients, losses_B, right = self.routes.gradients(inputs_B[chunk], labels_B[chunk])
+            if rests:
+                gradients = [None if rest else found for found, rest in zip(gradients, rests, strict=True)]
             squares_B = torch.zeros(len(losses_B), dtype=torch.float64)
             for gradient in gradients:
                 squares_B += 0 if gradient is None else squares(gradient)
@@ -131,8 +139,9 @@ class PrivateSteps:
         smoothing = experiment.learner.label_smoothing
         self.examples = ExampleGradients(resident, smoothing, mechanism.clip, items.test_inputs, items.test_labels)
 
-    def step(self, node: int, round: int, step: int) -> Step:
-        """One step of a node's work in a round. Raises NodeError where a gradient is not finite."""
+    def step(self, node: int, round: int, step: int, rests: Sequence[bool] = ()) -> Step:
+        """One step of a node's work in a round; parts of the row may rest. Raises NodeError where a gradient is not
+        finite."""
         import torch
 
         seed, preprocess = self.experiment.seed, self.experiment.preprocess
@@ -144,7 +153,7 @@ class PrivateSteps:
             dice = generator(seed, "augment", node, round, step)
             inputs = augment(inputs, preprocess.crop, preprocess.flip, dice)
         try:
-            grads, loss, right = self.examples.clipped_sum(inputs, labels)
+            grads, loss, right = self.examples.clipped_sum(inputs, labels, rests)
         except FloatingPointError as error:
             reason = f"{error} at local step {step}; lower learner.lr, or look for NaN in the data"
             raise NodeError(node, round + 1, "train", reason) from error

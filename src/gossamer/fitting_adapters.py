@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gossamer.errors import ExperimentError
+from gossamer.methods.dsgd import DSGD
 from gossamer.models.hugging_face import HuggingFace
 from gossamer.parametrisations.lora import Lora
 
@@ -31,6 +32,8 @@ def check_adapters(experiment: Experiment) -> None:
             f"aggregator.kind = '{rule.kind}' multiplies both factors of low-rank changes; use parametrisation = "
             "'lora' with train = 'both', or aggregator = 'mean'"
         )
+    if rule.whole:
+        _check_products(experiment)
     if isinstance(model, HuggingFace) and model.precision != "float32" and experiment.dtype == "float64":
         raise ExperimentError(
             f"model.precision = '{model.precision}' rounds what dtype = 'float64' is for; use 'float32'"
@@ -38,4 +41,35 @@ def check_adapters(experiment: Experiment) -> None:
     if isinstance(model, HuggingFace) and model.base and experiment.init.kind != "default":
         raise ExperimentError(
             f"init.kind = '{experiment.init.kind}' would draw the weights of model.base anew; leave it out"
+        )
+
+
+def _check_products(experiment: Experiment) -> None:
+    """Raise ExperimentError where something refers to factors of earlier rounds: a rule of products makes new ones, in
+    which neither momentum nor differences to old ones mean anything."""
+    rule, method, anew = experiment.aggregator, experiment.method, "makes new factors, to which"
+    if type(method) is not DSGD:  # Those that build on it remember models.
+        raise ExperimentError(
+            f"aggregator.kind = '{rule.kind}' {anew} what method.kind = '{method.kind}' remembers does not belong; use "
+            "method = { kind = 'dsgd', keep_optimizer = false }"
+        )
+    if method.keep_optimizer and experiment.learner.slot_names:
+        raise ExperimentError(
+            f"aggregator.kind = '{rule.kind}' {anew} '{experiment.learner.slot_names[0]}' of the round before does not "
+            "belong; set method.keep_optimizer = false"
+        )
+    if method.pull_back:
+        raise ExperimentError(
+            f"aggregator.kind = '{rule.kind}' {anew} the model of the last all-reduce is no anchor; leave "
+            "method.pull_back out"
+        )
+    if experiment.clock.kind == "events":
+        raise ExperimentError(
+            f"aggregator.kind = '{rule.kind}' {anew} what local work changed meanwhile does not belong; use clock = "
+            "'rounds'"
+        )
+    if experiment.schedule.looks:
+        raise ExperimentError(
+            f"aggregator.kind = '{rule.kind}' {anew} distances between rows do not belong, and schedule.kind = "
+            f"'{experiment.schedule.kind}' looks at them; use another schedule"
         )

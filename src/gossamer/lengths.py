@@ -89,6 +89,7 @@ class Lengths:
         """[N] bytes of what a server sends each node that takes part in a round; `drawn` tells who did in which.
 
         Who missed rounds is told of all that was added to the shared part since, or what it is now where that is less.
+        All who were drawn count as heard: where messages are lost or dropped, this is more than was added.
         """
         missing_N = self._missing(round, drawn)
         if not missing_N.any() and not self.varies:

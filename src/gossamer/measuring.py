@@ -64,7 +64,9 @@ def measure(federation: Federation, backend: Backend, rounds_done: int, before: 
         jobs += [Job(-1, rounds_done, True, start, min(start + PART, total)) for start in range(0, total, PART)]
         if not federation.has_server:
             honest = federation.placement.honest.tolist()
-            apart = dict(zip(honest, disagreement(federation, rounds_done, before), strict=True))
+            # Rows that stand for products say nothing by their distance.
+            if not federation.experiment.aggregator.whole:
+                apart = dict(zip(honest, disagreement(federation, rounds_done, before), strict=True))
             if federation.experiment.evaluate.layers:
                 by_layer = layers(federation, rounds_done, before)
         reestimate(federation, rounds_done)

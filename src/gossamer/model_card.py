@@ -187,6 +187,10 @@ def _training(run: Run, subject: Subject) -> list[str]:
             each = 2 * (sent - record["setup_bytes"]) / sum(rounds["transfers"])
             down = f"{units.size(each - record['message_bytes']['up'])} on average"
         told = f"sends {up} and hears {down}" if world == "server" else f"sends {up} to each neighbour"
+        if run.experiment.parametrisation.ranks(record["nodes"]):
+            mean = units.size((sent - record["setup_bytes"]) / sum(rounds["transfers"]))
+            told = f"of the largest rank sends {up}" + (" to each neighbour" if world == "graph" else "")
+            told += f" (on average a message{', either way,' if world == 'server' else ''} is {mean})"
         once = units.size(record["setup_bytes"] / record["nodes"])
         lines.append(f"in a round a node {told}, before the first one it gets {once}; all in all: {units.size(sent)}")
     if record["hostile"]:

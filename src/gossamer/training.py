@@ -327,8 +327,9 @@ class Trainer:
         assert self._private is not None
         learner, items = self.experiment.learner, len(self.items.shards.items_of(node))
         tally = Tally(learner.steps_for(items) if steps is None else steps)
+        rests = () if moves is None else tuple(not bool(moving.any()) for moving in moves)
         for number in range(tally.steps):
-            step = self._private.step(node, round, number)
+            step = self._private.step(node, round, number, rests)
             descend(self.resident.parts, step.grads, self._slot_parts, terms, learner, lr, moves)
             tally.seen += step.seen
             tally.right += step.right

@@ -21,10 +21,10 @@ class RoLoRA(FedAvg):
 
         sum_k p_k B_k A = (sum_k p_k B_k) A,     sum_k p_k B A_k = B (sum_k p_k A_k)
 
-    So the mean of the factor is the mean of the products: nothing is lost, in half the numbers, and by a plain sum of
-    messages. What is not a factor (a head, biases, buffers) is trained in every round. A message is what local work
-    changed of what it may change, one after the other, with zeros at its end in rounds whose factor has fewer numbers
-    than the other one. The server sends both factors: a node may have missed the round before.
+    So the mean of the factor is the mean of the products: nothing is lost (with `server_lr` = 1), in half the numbers,
+    and by a plain sum of messages. What is not a factor (a head, biases, buffers) is trained in every round. A message
+    is what local work changed of what it may change, one after the other, with zeros at its end in rounds whose factor
+    has fewer numbers than the other one. The server sends both factors: a node may have missed the round before.
     """
 
     source: ClassVar[str] = "Chen et al. 2025 (arXiv 2502.01755)"

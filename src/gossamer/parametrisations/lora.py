@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gossamer import adapting
 from gossamer.anatomy import transposed, widths
@@ -49,6 +49,13 @@ class Lora(Parametrisation):
     rank_stabilised: bool = Field(default=False, description="scale alpha / sqrt(r) instead of alpha / r")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of what goes into A that is dropped in training")
     head: bool = Field(default=True, description="the task's head is trained too, where there is one")
+
+    @model_validator(mode="after")
+    def _check_ranks(self) -> Lora:
+        if not isinstance(self.rank, int) and len(set(self.rank)) > 1 and (self.train != "both" or self.dora):
+            what = "dora = true" if self.dora else f"train = '{self.train}'"
+            raise ValueError(f"several ranks need both factors and nothing else of a change, not {what}; give one rank")
+        return self
 
     @property
     def largest(self) -> int:
