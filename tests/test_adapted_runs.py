@@ -220,6 +220,9 @@ def test_what_works_on_rows_of_one_length_says_so(changes, words):
         ({"parametrisation": LORA, **RING, "method": "flora"}, "needs a server"),
         ({"parametrisation": {**MIXED, "train": "b"}}, "not train = 'b'; give one rank"),
         ({"parametrisation": {**MIXED, "dora": True}}, "not dora = true; give one rank"),
+        *(({"parametrisation": {**LORA, "rank": rank}}, "a rank is a whole number") for rank in (0, 2.5, [4, 0], [])),
+        ({"parametrisation": {**LORA, "targets": "q_proj"}}, r"give a list of patterns: \['q_proj'\]"),
+        ({"model": {"kind": "hugging_face", "config": {"model_type": "vit"}, "bits": 4}}, "cannot be trained"),
     ],
 )
 def test_rules_for_factors_say_what_they_need(changes, words):

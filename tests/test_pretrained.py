@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformer_cases import IMAGE, LENGTH, built, heads, inputs, logits, refused, same
 
@@ -16,7 +17,9 @@ pytest.importorskip("transformers", reason="needs the extra 'foundation'")
 
 import transformers
 
+from gossamer.errors import ExperimentError
 from gossamer.models.hugging_face import HuggingFace
+from gossamer.pretrained import located
 from gossamer.wrapping import save_base
 
 
@@ -121,12 +124,23 @@ def test_what_is_no_base_is_refused_in_one_line(folder: Path, monkeypatch: pytes
     for base in ("someone/no-such-model", "a b"):
         assert f"model.base = '{base}' is no folder here" in refused(HuggingFace(base=base), IMAGE)
     (folder / "model.safetensors").write_bytes(b"\x08")
-    assert "SafetensorError" in refused(HuggingFace(base=str(folder)), IMAGE)
+    damaged = f"model.base = '{folder}': model.safetensors is damaged"
+    assert damaged in refused(HuggingFace(base=str(folder)), IMAGE)
+    with pytest.raises(ExperimentError, match="is damaged"):
+        located(str(folder), weights=False)
     (folder / "model.safetensors").unlink()
     assert "no weights" in refused(HuggingFace(base=str(folder)), IMAGE)
     (folder / "config.json").write_text("{}", encoding="utf-8")
-    (folder / "model.safetensors").touch()
+    save_file({"weight": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
     assert "config.json cannot be used" in refused(HuggingFace(base=str(folder)), IMAGE)
+
+
+def test_a_base_with_numbers_that_are_none_is_refused(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("weight"))
+    weights[name].view(-1)[3] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert f"'{name}' holds NaN or infinity" in refused(HuggingFace(base=str(folder)), IMAGE)
 
 
 def test_a_model_of_the_hub_is_taken_from_this_machine(
@@ -145,7 +159,9 @@ def test_a_model_of_the_hub_is_taken_from_this_machine(
 
 
 def test_a_plan_reads_no_weights_of_a_base(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"not read")
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: torch.full_like(value, torch.nan) for name, value in weights.items()}, file, {"format": "pt"})
     with torch.device("meta"):
         module = HuggingFace(base=str(folder), config={"hidden_dropout_prob": 0.1}).build(IMAGE, 7)
     shapes = {name: p.shape for name, p in built("vit").named_parameters()}

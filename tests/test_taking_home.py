@@ -126,10 +126,28 @@ def test_a_card_says_what_was_recorded(home, name, form):
     if run.experiment.data.kind == "digits":
         assert f"% of {home.runs['full'].record['trainable']:,}" in found.text
     up = units.size(record["message_bytes"]["up"])
-    assert f"in a round a node sends {up}" in found.text
+    if name == "ranks":
+        rounds = run.rounds.to_pydict()
+        mean = (sum(rounds["bytes"]) - record["setup_bytes"]) / sum(rounds["transfers"])
+        assert mean < record["message_bytes"]["up"]
+        assert f"of the largest rank sends {up} (on average a message, either way, is {units.size(mean)})" in found.text
+    else:
+        assert f"in a round a node sends {up}" in found.text
     assert f"{sum(record['samples'])} training items" in found.text
     assert str(home.root) not in found.content, "of this machine nobody is told"
     compile(found.text.partition("```python\n")[2].partition("```")[0], "card", "exec")
+
+
+def test_a_language_model_ends_its_texts_with_the_token_of_its_tokenizer(home):
+    """The defaults of its type are of another vocabulary."""
+    folder = home.root / "taken" / "story" / "merged"
+    tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    numbers = {token["content"]: token["id"] for token in tokens}
+    for file in ("config.json", "generation_config.json"):
+        told = json.loads((folder / file).read_text())
+        assert told["eos_token_id"] == numbers["<eos>"]
+        assert told["bos_token_id"] == numbers["<bos>"]
+        assert told["pad_token_id"] == numbers["<pad>"]
 
 
 def test_a_card_says_what_is_promised_and_what_is_not(home):
@@ -218,7 +236,7 @@ def test_bad_lines_of_the_command(call, home, tmp_path):
     (tmp_path / "full" / "x").touch()
     for words, message in (
         (["--to", tmp_path / "full"], "exists and is not empty; name another folder with --to"),
-        (["--node", "7"], "node 7 does not exist: nodes are 0..2"),
+        (["--node", "1"], "--node 1: with method.kind = 'fedavg' all nodes have one model; leave it out"),
     ):
         code, _, err = call("export", lora, "--as", "adapter", *words)
         assert code == 2
@@ -229,6 +247,7 @@ def test_bad_lines_of_the_command(call, home, tmp_path):
         "there is no common model, every node has its own; name one with --node"
         in call("export", alone.folder, "--as", "merged")[2]
     )
+    assert "node 7 does not exist: nodes are 0..2" in call("export", alone.folder, "--as", "merged", "--node", "7")[2]
     record = json.loads((alone.folder / "record.json").read_text())
     (alone.folder / "record.json").write_text(json.dumps({**record, "status": "interrupted"}))
     assert "has not finished (interrupted); go on: gossamer resume" in call("export", alone.folder, "--as", "merged")[2]

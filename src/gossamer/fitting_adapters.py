@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gossamer.errors import ExperimentError
 from gossamer.methods.dsgd import DSGD
 from gossamer.models.hugging_face import HuggingFace
+from gossamer.parametrisations.identity import Identity
 from gossamer.parametrisations.lora import Lora
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ def check_adapters(experiment: Experiment) -> None:
         )
     if rule.whole:
         _check_products(experiment)
+    if isinstance(model, HuggingFace) and model.bits is not None and isinstance(part, Identity):
+        raise ExperimentError(
+            f"model.bits = {model.bits}: weights in so few bits cannot be trained, and parametrisation.kind = "
+            "'identity' trains everything; use parametrisation = 'lora', or leave model.bits out"
+        )
     if isinstance(model, HuggingFace) and model.precision != "float32" and experiment.dtype == "float64":
         raise ExperimentError(
             f"model.precision = '{model.precision}' rounds what dtype = 'float64' is for; use 'float32'"

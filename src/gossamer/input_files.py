@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gossamer.runs import Run
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+CONFIGS = ("config.json", "generation_config.json")
 BILINEAR = 2
 """What the libraries call it."""
 
@@ -58,6 +59,26 @@ def write_tokenizer(run: Run, folder: Path) -> None:
     }
     (folder / TOKENIZER[0]).write_text(text, encoding="utf-8")
     (folder / TOKENIZER[1]).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+def settle_ends(run: Run, folder: Path) -> None:
+    """Write into the configs of a model of texts which tokens begin and end a text, and fill it up, as the tokenizer in
+    the folder says: where that was made here, the configs have the defaults of their type, for other tokens."""
+    base = str(getattr(run.experiment.model, "base", ""))
+    if not (folder / TOKENIZER[1]).is_file() or (base and not base.endswith(".toml")):
+        return
+    tokenizer = load(folder / TOKENIZER[0])
+    table = json.loads((folder / TOKENIZER[1]).read_text(encoding="utf-8"))
+    ids = {name: tokenizer.token_to_id(str(table.get(f"{name}_token"))) for name in ("bos", "eos", "pad")}
+    for file in (place / name for place in (folder, folder / "base") for name in CONFIGS):
+        if not file.is_file():
+            continue
+        config = json.loads(file.read_text(encoding="utf-8"))
+        for name, number in ids.items():
+            # Some types of model count places from the padding id on: where there is one it stays.
+            if number is not None and (name != "pad" or config.get("pad_token_id") is None):
+                config[f"{name}_token_id"] = number
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_processor(run: Run, folder: Path, config: Any, node: int | None = None) -> None:

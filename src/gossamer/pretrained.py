@@ -48,7 +48,9 @@ def located(base: str, weights: bool) -> Path:
 
 
 def _check_format(base: str, folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
+    if files := sorted(folder.glob("*.safetensors")):
+        for file in files:
+            _check_header(base, file)
         return
     pickles = next((found for pattern in PICKLES if (found := sorted(folder.glob(pattern)))), None)
     if pickles is None:
@@ -63,6 +65,18 @@ def _check_format(base: str, folder: Path) -> None:
         f"model.base = '{base}': the weights are a pickle ({pickles[0].name}), which can run any code when it is "
         f'loaded; convert it, if you trust where it is from: python -c "{code}"'
     )
+
+
+def _check_header(base: str, file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np"):
+            return
+    except SafetensorError as error:
+        raise ExperimentError(
+            f"model.base = '{base}': {file.name} is damaged ({_line(error)}); write or fetch it again"
+        ) from error
 
 
 def _fetched(name: str, weights: bool) -> Path:
@@ -181,6 +195,16 @@ def new_weights(model: Any, base: str, heads: tuple[str, ...], report: Mapping[s
     if new_head:
         for part in (part for name in heads for part in model.get_submodule(name).modules()):
             _draw(model, part)
+
+
+def require_numbers(model: Any, base: str) -> None:
+    """Raise ExperimentError where weights of a base are NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta and parameter.is_floating_point() and not bool(parameter.isfinite().all()):
+            raise ExperimentError(
+                f"model.base = '{base}': '{name}' holds NaN or infinity; the file is damaged, or training went wrong: "
+                "use another"
+            )
 
 
 def _draw(model: Any, part: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gossamer.bases import base_folder
 from gossamer.errors import ExperimentError, Interrupted, RunError
 from gossamer.experiment import Experiment
-from gossamer.input_files import write_input_files
+from gossamer.input_files import settle_ends, write_input_files
 from gossamer.merging import label, merged, task_of
 from gossamer.model_card import Subject, model_card
 from gossamer.models.hugging_face import HuggingFace
@@ -115,5 +115,6 @@ def write_base(made: Run, folder: Path) -> None:
         label(module.model, task, made.record["classes"])
         save_base(module.float(), aside)
         write_input_files(made, aside, module.config)
+        settle_ends(made, aside)
         parameters = sum(parameter.numel() for parameter in module.base().parameters())
         (aside / "README.md").write_text(model_card(made, Subject("base", task, parameters)), encoding="utf-8")

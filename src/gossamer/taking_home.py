@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gossamer.adapter_folder import write_adapter
 from gossamer.errors import RunError
-from gossamer.input_files import write_input_files
+from gossamer.input_files import settle_ends, write_input_files
 from gossamer.merging import label, merged, no_form, plain, task_of
 from gossamer.model_card import Subject, model_card
 from gossamer.models.hugging_face import CLASSES, HuggingFace
@@ -51,6 +51,7 @@ def take_home(run: Run, form: Form, folder: str | Path | None = None, node: int 
         inputs_B = _trial(run, module)
         expected = _outputs(module, inputs_B)
         loaded = write_adapter(run, module, aside) if form == "adapter" else _write_merged(run, module, aside)
+        settle_ends(run, aside)
         # Weights in few bits are not those of the base that others have.
         if getattr(run.experiment.model, "bits", None) is None:
             _compare(run, form, _outputs(loaded, inputs_B), expected)
@@ -70,6 +71,11 @@ def _require(run: Run, form: Form, place: Path, node: int | None) -> None:
         )
     if run.record["status"] != "finished":
         raise RunError(f"{run.folder} has not finished ({run.record['status']}); go on: gossamer resume {run.folder}")
+    own = run.record["world"] != "server" or experiment.method.personal
+    if node is not None and not own and not experiment.parametrisation.ranks(run.record["nodes"]):
+        raise RunError(
+            f"--node {node}: with method.kind = '{experiment.method.kind}' all nodes have one model; leave it out"
+        )
     if node is None and not (run.folder / "model.safetensors").is_file():
         raise RunError(f"{run.folder}: there is no common model, every node has its own; name one with --node")
     if place.exists() and (not place.is_dir() or any(place.iterdir())):

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gossamer.errors import ExperimentError
 from gossamer.models import Model
-from gossamer.pretrained import config_class, fresh_config, located, new_weights, stored_config
+from gossamer.pretrained import config_class, fresh_config, located, new_weights, require_numbers, stored_config
 from gossamer.quantised_layers import quantise
 from gossamer.wrapping import base_of, heads_of, images, library, quiet, sides, texts
 
@@ -173,6 +173,7 @@ class HuggingFace(Model):
         heads = () if task == "causal_lm" else heads_of(model)
         if folder is not None:
             new_weights(model, self.base, heads, report, self.new_head)
+            require_numbers(model, self.base)
         return model, heads
 
     def _shrink(self, model: Any, heads: tuple[str, ...]) -> None:

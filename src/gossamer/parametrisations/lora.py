@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gossamer import adapting
 from gossamer.anatomy import transposed, widths
@@ -49,6 +49,21 @@ class Lora(Parametrisation):
     rank_stabilised: bool = Field(default=False, description="scale alpha / sqrt(r) instead of alpha / r")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of what goes into A that is dropped in training")
     head: bool = Field(default=True, description="the task's head is trained too, where there is one")
+
+    @field_validator("rank", mode="before")
+    @classmethod
+    def _whole_ranks(cls, rank: Any) -> Any:
+        several = rank if isinstance(rank, (list, tuple)) else [rank]
+        if not several or any(not isinstance(r, int) or isinstance(r, bool) or r < 1 for r in several):
+            raise ValueError("a rank is a whole number from 1 on; give one, or a list of them")
+        return rank
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _list_of_targets(cls, targets: Any) -> Any:
+        if isinstance(targets, str):
+            raise ValueError(f"give a list of patterns: ['{targets}']")
+        return targets
 
     @model_validator(mode="after")
     def _check_ranks(self) -> Lora:
