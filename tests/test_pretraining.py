@@ -185,7 +185,16 @@ def test_a_base_in_the_making_is_left_alone():
     ("old", "new", "message"),
     [
         ('kind = "hugging_face"', 'kind = "mlp"', "model.kind = 'mlp' makes no base"),
-        ('kind = "hugging_face"', 'kind = "hugging_face"\nbits = 4', "model.bits: weights in few bits are no base"),
+        (
+            '[model]\nkind = "hugging_face"',
+            'parametrisation = "bias"\n[model]\nkind = "hugging_face"\nbits = 4',
+            "model.bits: weights in few bits are no base",
+        ),
+        (
+            'kind = "hugging_face"',
+            'kind = "hugging_face"\nbits = 4',
+            "weights in so few bits cannot be trained",
+        ),
         ('method = "centralised"', 'method = "local"', "ends with no model for all"),
     ],
 )
