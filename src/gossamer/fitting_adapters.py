@@ -53,29 +53,19 @@ def check_adapters(experiment: Experiment) -> None:
 def _check_products(experiment: Experiment) -> None:
     """Raise ExperimentError where something refers to factors of earlier rounds: a rule of products makes new ones, in
     which neither momentum nor differences to old ones mean anything."""
-    rule, method, anew = experiment.aggregator, experiment.method, "makes new factors, to which"
+    method, learner, schedule = experiment.method, experiment.learner, experiment.schedule
     if type(method) is not DSGD:  # Those that build on it remember models.
-        raise ExperimentError(
-            f"aggregator.kind = '{rule.kind}' {anew} what method.kind = '{method.kind}' remembers does not belong; use "
-            "method = { kind = 'dsgd', keep_optimizer = false }"
-        )
-    if method.keep_optimizer and experiment.learner.slot_names:
-        raise ExperimentError(
-            f"aggregator.kind = '{rule.kind}' {anew} '{experiment.learner.slot_names[0]}' of the round before does not "
-            "belong; set method.keep_optimizer = false"
-        )
-    if method.pull_back:
-        raise ExperimentError(
-            f"aggregator.kind = '{rule.kind}' {anew} the model of the last all-reduce is no anchor; leave "
-            "method.pull_back out"
-        )
-    if experiment.clock.kind == "events":
-        raise ExperimentError(
-            f"aggregator.kind = '{rule.kind}' {anew} what local work changed meanwhile does not belong; use clock = "
-            "'rounds'"
-        )
-    if experiment.schedule.looks:
-        raise ExperimentError(
-            f"aggregator.kind = '{rule.kind}' {anew} distances between rows do not belong, and schedule.kind = "
-            f"'{experiment.schedule.kind}' looks at them; use another schedule"
-        )
+        odd = f"what method.kind = '{method.kind}' remembers does not belong; use method = {{ kind = 'dsgd', "
+        odd += "keep_optimizer = false }"
+    elif method.keep_optimizer and learner.slot_names:
+        odd = f"'{learner.slot_names[0]}' of the round before does not belong; set method.keep_optimizer = false"
+    elif method.pull_back:
+        odd = "the model of the last all-reduce is no anchor; leave method.pull_back out"
+    elif experiment.clock.kind == "events":
+        odd = "what local work changed meanwhile does not belong; use clock = 'rounds'"
+    elif schedule.looks:
+        odd = f"distances between rows do not belong, and schedule.kind = '{schedule.kind}' looks at them; use another "
+        odd += "schedule"
+    else:
+        return
+    raise ExperimentError(f"aggregator.kind = '{experiment.aggregator.kind}' makes new factors, to which {odd}")

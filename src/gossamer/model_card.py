@@ -182,15 +182,14 @@ def _training(run: Run, subject: Subject) -> list[str]:
     ]
     if sent:
         up, down = (units.size(record["message_bytes"][way]) for way in ("up", "down"))
+        mean = (sent - record["setup_bytes"]) / sum(rounds["transfers"])
         if run.experiment.method.merges_into_base:
             # What was added to the base travels besides the server's message.
-            each = 2 * (sent - record["setup_bytes"]) / sum(rounds["transfers"])
-            down = f"{units.size(each - record['message_bytes']['up'])} on average"
+            down = f"{units.size(2 * mean - record['message_bytes']['up'])} on average"
         told = f"sends {up} and hears {down}" if world == "server" else f"sends {up} to each neighbour"
         if run.experiment.parametrisation.ranks(record["nodes"]):
-            mean = units.size((sent - record["setup_bytes"]) / sum(rounds["transfers"]))
             told = f"of the largest rank sends {up}" + (" to each neighbour" if world == "graph" else "")
-            told += f" (on average a message{', either way,' if world == 'server' else ''} is {mean})"
+            told += f" (on average a message{', either way,' if world == 'server' else ''} is {units.size(mean)})"
         once = units.size(record["setup_bytes"] / record["nodes"])
         lines.append(f"in a round a node {told}, before the first one it gets {once}; all in all: {units.size(sent)}")
     if record["hostile"]:
